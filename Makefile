@@ -1,0 +1,46 @@
+# `make` alone lists the targets.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Compiled once at installation, so that no later start has to do it.
+export UV_COMPILE_BYTECODE := 1
+
+.PHONY: help walkthrough ui test test-fast scripts lint constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
+
+walkthrough: .venv/installed ## run the whole notebook; the runs and models are kept in mlflow.db and mlruns/
+	python -m notebook_tools.run
+
+ui: .venv/installed ## show the runs and models at http://127.0.0.1:5000
+	mlflow ui --workers 1
+
+test: .venv/installed ## check and run everything (about a quarter of an hour)
+	pytest
+
+test-fast: .venv/installed ## the tests that take no more than seconds
+	pytest -m "not slow"
+
+scripts: .venv/installed ## make the scripts from the notebook
+	python -m notebook_tools.extract
+
+lint: .venv/installed ## check and format the Python files
+	ruff check
+	ruff format
+
+constraints: .venv/installed ## look for newer versions of all packages below requirements.txt
+	grep -v '^-c' requirements.txt | uv pip compile - --group pyproject.toml:test --universal --python-version 3.11 \
+		--upgrade --no-header --no-annotate --quiet --output-file constraints.txt
+
+clean: ## remove what was made, except the runs and models
+	rm -rf .venv modeling.ipynb .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/installed: requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else \
+		"Python 3.11, 3.12 or 3.13 is needed, this is " + sys.version.split()[0] + ". Say which: make PYTHON=python3.12 ...")'
+	@echo "installing into .venv"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+	@uv pip install --quiet --python .venv/bin/python --requirements requirements.txt --group test
+	@touch $@

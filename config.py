@@ -1,0 +1,55 @@
+"""Every name, default and path of the project, and its logger."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from loguru import logger
+
+PROJECT_DIR = Path(__file__).resolve().parent
+
+EXPERIMENT = "Cancer_Classification"
+
+# The steps: the tag of a step's cells, which is also its script's name, and the name of its MLflow run.
+RUN_NAMES = {
+    "data_preprocessing": "Data_Preprocessing",
+    "hyperparameters_tuning": "Hyperparameters_Search",
+    "model_training": "Model_Training",
+    "data_evaluation": "Data_Evaluation",
+    "pipeline": "Pipeline",
+}
+SCRIPTS = tuple(RUN_NAMES)
+
+# Registered models, and the alias of the version in use.
+BOOSTER_MODEL = "CancerModelBooster"
+CLASSIFIER_MODEL = "CancerModel"
+CHAMPION = "champion"
+
+TARGET = "target"
+SEED = 42
+TEST_SIZE = 0.33
+N_TRIALS = 10
+N_FOLDS = 3
+VALIDATION_SIZE = 0.2
+EARLY_STOPPING_ROUNDS = 20
+# What a model must reach before it may become the champion: metrics of mlflow.models.evaluate, greater is better.
+THRESHOLDS = {"accuracy_score": 0.9, "roc_auc": 0.95}
+# The metric by which a new model is compared with the present champion; one of the above.
+CHAMPION_METRIC = "accuracy_score"
+
+logger.remove()
+logger.add(lambda message: sys.stderr.write(message), format="{level}: {message}", level="INFO")
+
+# What MLflow and Optuna say by the way (database migrations, progress of copying a local file, hints on whole-number
+# columns, "experimental" plots that exist since 2021) would bury what the steps say. Warnings of MLflow still show.
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+# It doubts every two-valued target that it is shown.
+logging.getLogger("mlflow.models.evaluation.evaluators.classifier").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
+warnings.filterwarnings("ignore", message="optuna.visualization.matplotlib.* is experimental")

@@ -1,0 +1,80 @@
+# Generated from modeling.py by notebook_tools/extract.py. Do not edit: change the notebook instead.
+
+import argparse
+
+import json
+
+import mlflow
+from mlflow.models import MetricThreshold
+from mlflow.models.evaluation.validation import ModelValidationFailedException
+
+import config
+import utils
+
+eval_dataset = None
+parser = argparse.ArgumentParser(description="Evaluate the newest model and let it become the champion.")
+parser.add_argument("--eval-dataset", type=utils.optional_path, help="CSV file in place of the test set")
+eval_dataset = parser.parse_args().eval_dataset
+
+training_run = utils.latest_run("model_training")
+data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
+version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
+model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
+columns = mlflow.models.get_model_info(model_uri).signature.inputs.input_names()
+
+if eval_dataset:
+    frame = utils.add_features(utils.read_csv(eval_dataset))
+    missing = [name for name in columns if name not in frame]
+    if missing:
+        raise utils.StepError(f"{eval_dataset}: lacks the column(s) {', '.join(missing)}. Add them.")
+    extra = [name for name in frame if name not in [*columns, config.TARGET]]
+    if extra:
+        config.logger.warning(f"{eval_dataset}: ignoring the column(s) {', '.join(extra)}")
+    classes = json.loads(data_run.data.tags["classes"])
+    target = frame[config.TARGET]
+    if sorted(target.unique().tolist()) != classes:
+        raise utils.StepError(f"{eval_dataset}: `{config.TARGET}` must hold both {classes[0]!r} and {classes[1]!r}.")
+    frame = utils.as_numbers(frame[columns], eval_dataset)
+    frame[config.TARGET] = (target == classes[1]).astype(int)
+else:
+    frame = utils.load_split(data_run, "test")
+
+def evaluate(uri, explain):
+    options = {"label_list": [0, 1], "pos_label": 1, "log_model_explainability": explain}
+    return mlflow.models.evaluate(uri, frame, targets=config.TARGET, model_type="classifier", evaluator_config=options)
+
+
+client = mlflow.MlflowClient()
+champion = client.get_registered_model(config.CLASSIFIER_MODEL).aliases.get(config.CHAMPION)
+champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
+champion_result = None
+
+with utils.start_step("data_evaluation") as run:
+    mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
+    mlflow.set_tags({"model_version": version, "eval_dataset": eval_dataset or "test set"})
+    result = evaluate(model_uri, explain=True)
+    if champion and champion != version:
+        needed = mlflow.models.get_model_info(champion_uri).signature.inputs.input_names()
+        if set(needed) <= set(frame):
+            with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
+                champion_result = evaluate(champion_uri, explain=False)
+        else:
+            config.logger.warning(f"The champion, version {champion}, needs other columns and cannot be compared.")
+
+thresholds = {
+    name: MetricThreshold(threshold=least, greater_is_better=True) for name, least in config.THRESHOLDS.items()
+}
+if champion_result:
+    thresholds[config.CHAMPION_METRIC] = MetricThreshold(
+        threshold=config.THRESHOLDS[config.CHAMPION_METRIC], min_relative_change=0.0, greater_is_better=True
+    )
+
+try:
+    mlflow.validate_evaluation_results(thresholds, result, champion_result)
+except ModelValidationFailedException as failure:
+    client.set_tag(run.info.run_id, "gate", "failed")
+    config.logger.warning(f"Version {version} does not become the champion: {failure}")
+else:
+    client.set_tag(run.info.run_id, "gate", "passed")
+    client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
+    config.logger.info(f"Version {version} of {config.CLASSIFIER_MODEL} is the champion.")

@@ -1,0 +1,697 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A model's life with MLflow
+#
+# This notebook takes one XGBoost model through its whole life on one machine: we prepare the data, tune, train,
+# register and evaluate the model, and turn the notebook into an MLflow Project that others can run. The data are
+# scikit-learn's breast cancer measurements: 569 tumours, 30 numbers about each, and the question is whether a tumour
+# is benign (1) or malignant (0). You know scikit-learn; you need to know nothing about MLflow.
+#
+# MLflow keeps the books of an experiment. Whatever produced a model (data, parameters, code) and whatever came out of
+# it (metrics, plots, the model itself) is stored in a **run**; runs are collected in an **experiment**; a model worth
+# keeping becomes a **version** of a **registered model**.
+
+# %% [markdown]
+# ## Preparing the environment
+#
+# The shortest way, on Linux and macOS, needs Python 3.11, 3.12 or 3.13 and `make`. It makes a virtual environment in
+# `.venv` and runs this notebook from top to bottom:
+#
+# ```bash
+# make walkthrough
+# ```
+#
+# With conda:
+#
+# ```bash
+# conda env create -f conda.yaml
+# conda activate mlflow-walkthrough
+# ```
+#
+# With pip, in a virtual environment of your own:
+#
+# ```bash
+# python -m venv .venv
+# source .venv/bin/activate
+# pip install -r requirements.txt
+# ```
+#
+# On Windows the second line is `.venv\Scripts\activate`.
+#
+# The notebook is kept as a Python file, `modeling.py`, because text can be reviewed and merged. Jupytext makes a
+# notebook of it:
+#
+# ```bash
+# jupytext --to ipynb modeling.py
+# ```
+#
+# In JupyterLab there is no need to: right-click `modeling.py`, choose *Open With › Notebook*. The two files are
+# paired (see `jupytext.toml`): what you change in one is saved to both.
+
+# %%
+import os
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from IPython.display import display
+
+import config
+import utils
+
+# Programs that MLflow starts for us must find this notebook's Python first.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+print(f"MLflow {mlflow.__version__}")
+
+# %% [markdown]
+# ## The MLflow UI
+#
+# Everything that we log can be looked at in the browser. Start the UI in a terminal, in the folder of this project,
+# and open http://127.0.0.1:5000:
+#
+# ```bash
+# mlflow ui --workers 1
+# ```
+#
+# (`make ui` does the same from `.venv`. One worker process is enough for one reader and saves memory.)
+#
+# Nobody has to start a server to *log* something. By default MLflow 3 keeps its books in two places in the folder
+# where the code runs: `mlflow.db`, an SQLite database of runs, parameters, metrics and registered models; and
+# `mlruns/`, a folder for the files that belong to them. The UI reads both.
+
+# %%
+mlflow.set_experiment(config.EXPERIMENT)
+store = mlflow.get_tracking_uri()
+print(store.replace(str(config.PROJECT_DIR), "(this folder)"))
+
+# %% [markdown]
+# ## Data preparation
+#
+# From here on, the cells that do the work carry a *tag*: the name of the step that they belong to. Later we collect
+# the cells of each step into a script. A script needs arguments, a notebook does not; so lines that start with `#
+# hide` are comments here and code in the script.
+
+# %% tags=["data_preprocessing"]
+# hide import argparse
+
+import json
+
+import mlflow
+import pandas as pd
+from sklearn.datasets import load_breast_cancer
+from sklearn.model_selection import train_test_split
+
+import config
+import utils
+
+# %% [markdown]
+# To work with data of your own, set `dataset` to the path of a CSV file. It needs a column `target` with two
+# different values, and numbers in all other columns. Every later step then works on that data.
+
+# %% tags=["data_preprocessing"]
+test_size = config.TEST_SIZE
+dataset = None
+# hide parser = argparse.ArgumentParser(description="Split the data into a train and a test set and log both.")
+# hide parser.add_argument("--test-size", type=float, default=config.TEST_SIZE, help="share of rows for testing")
+# hide parser.add_argument("--dataset", type=utils.optional_path, help="CSV file in place of the breast cancer data")
+# hide args = parser.parse_args()
+# hide test_size, dataset = args.test_size, args.dataset
+
+if not 0 < test_size < 1:
+    raise utils.StepError(f"test-size is {test_size}: give a share between 0 and 1, such as {config.TEST_SIZE}.")
+
+# %% tags=["data_preprocessing"]
+data = utils.read_csv(dataset) if dataset else load_breast_cancer(as_frame=True).frame
+
+# %% [markdown]
+# The target becomes 0 and 1 if it is not already, and the features become floating point numbers, so that a model is
+# never surprised by a missing value in a column of whole numbers. We add one feature of our own: the ratio of mean
+# symmetry to mean texture.
+
+# %% tags=["data_preprocessing"]
+target = data.pop(config.TARGET)
+classes = sorted(target.unique().tolist())
+if len(classes) != 2:
+    raise utils.StepError(f"`{config.TARGET}` has {len(classes)} different values: this is a two-class problem.")
+
+data = utils.add_features(utils.as_numbers(data, dataset))
+data[config.TARGET] = (target == classes[1]).astype(int)
+
+# %%
+data.head()
+
+# %% [markdown]
+# The split is *stratified*: both sets have the same share of benign tumours. It is *seeded*: the same data always
+# split the same way, so results can be compared.
+
+# %% tags=["data_preprocessing"]
+fewest = data[config.TARGET].value_counts().min()
+if fewest * test_size < 1 or fewest * (1 - test_size) < 2 * config.N_FOLDS:
+    raise utils.StepError(
+        f"The smaller class has {fewest} rows: with test-size {test_size} that leaves too few for "
+        f"training with {config.N_FOLDS} folds and for testing. Give more data or another test-size."
+    )
+train, test = train_test_split(data, test_size=test_size, stratify=data[config.TARGET], random_state=config.SEED)
+train, test = train.reset_index(drop=True), test.reset_index(drop=True)
+
+# %% [markdown]
+# Now the first run. Parameters are what we chose, metrics are numbers that came out, artifacts are files. The two
+# data sets are logged as artifacts, so that later steps can load them, and as *dataset inputs*: MLflow then shows
+# their columns and a digest that is the same for the same data.
+
+# %% tags=["data_preprocessing"]
+with utils.start_step("data_preprocessing") as run:
+    mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": dataset or "breast cancer"})
+    mlflow.set_tag("classes", json.dumps(classes))
+    mlflow.log_metrics({"full_rows": len(data), "train_rows": len(train), "test_rows": len(test)})
+    for split, frame in {"train": train, "test": test}.items():
+        mlflow.log_text(frame.to_csv(index=False), f"datasets/{split}.csv")
+        digest = utils.log_dataset(frame, run, split, context="preprocessing")
+        config.logger.info(f"{split}: {len(frame)} rows, {frame.shape[1] - 1} features, digest {digest}")
+
+# %%
+pd.DataFrame({"rows": [len(train), len(test)], "benign": [train.target.mean(), test.target.mean()]}, ["train", "test"])
+
+# %% [markdown]
+# ## Hyperparameter tuning
+#
+# Which tree depth, which learning rate? Optuna makes a **trial** of one combination after the other and learns from
+# the results where to look next. MLflow keeps each trial as a **nested run** of the tuning run.
+
+# %% tags=["hyperparameters_tuning"]
+# hide import argparse
+
+import time
+
+import mlflow
+import optuna
+import xgboost as xgb
+from mlflow.entities import Metric, Param
+from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
+
+import config
+import utils
+
+# %% tags=["hyperparameters_tuning"]
+n_trials = config.N_TRIALS
+# hide parser = argparse.ArgumentParser(description="Search for good hyperparameters, one nested run a trial.")
+# hide parser.add_argument("--n-trials", type=int, default=config.N_TRIALS, help="how many combinations to try")
+# hide n_trials = parser.parse_args().n_trials
+
+if n_trials < 1:
+    raise utils.StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
+
+# %% [markdown]
+# A step finds the results of an earlier step in MLflow: the newest finished run that carries the step's tag. Steps
+# share no variables and no files, which is why each of them can also run alone, on another day or another machine.
+
+# %% tags=["hyperparameters_tuning"]
+data_run = utils.latest_run("data_preprocessing")
+train = utils.load_split(data_run, "train")
+dtrain = xgb.DMatrix(train.drop(columns=config.TARGET), label=train[config.TARGET])
+
+# %% [markdown]
+# One trial: Optuna suggests the parameters, XGBoost cross-validates them on 3 folds of the training data, and the
+# accuracy on the held-out folds after the last boosting round is the result. Each round has two metrics. Writing them
+# one by one would take longer than the training itself, so they go to MLflow in a single batch.
+
+
+# %% tags=["hyperparameters_tuning"]
+def objective(trial):
+    params = {
+        "max_depth": trial.suggest_int("max_depth", 2, 8),
+        "alpha": trial.suggest_float("alpha", 0.001, 0.05),
+        "learning_rate": trial.suggest_float("learning_rate", 0.005, 0.5, log=True),
+    }
+    num_boost_round = trial.suggest_int("num_boost_round", 30, 300)
+    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as run:
+        history = xgb.cv(
+            {"objective": "binary:logistic", **params},
+            dtrain,
+            num_boost_round,
+            nfold=config.N_FOLDS,
+            stratified=True,
+            metrics=["auc", "error"],
+            seed=config.SEED,
+        )
+        accuracy = 1 - history["test-error-mean"].iloc[-1]
+        now = int(time.time() * 1000)
+        metrics = [Metric("accuracy", accuracy, now, 0)]
+        for name in ["auc", "error"]:
+            metrics += [Metric(name, value, now, step) for step, value in enumerate(history[f"test-{name}-mean"])]
+        chosen = [Param(name, str(value)) for name, value in trial.params.items()]
+        mlflow.MlflowClient().log_batch(run.info.run_id, metrics, chosen)
+    return accuracy
+
+
+# %% [markdown]
+# The search itself. The parent run gets the best parameters and their accuracy, two plots of the search, and *system
+# metrics*: what processor and memory were doing meanwhile, once a second.
+
+# %% tags=["hyperparameters_tuning"]
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+mlflow.set_system_metrics_sampling_interval(1)
+study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.SEED))
+
+with utils.start_step("hyperparameters_tuning", log_system_metrics=True) as run:
+    mlflow.set_tag("data_run_id", data_run.info.run_id)
+    utils.log_dataset(train, data_run, "train", context="tuning")
+    study.optimize(objective, n_trials, show_progress_bar=True)
+    mlflow.log_params(study.best_params)
+    mlflow.log_metric("accuracy", study.best_value)
+
+    history_plot = plot_optimization_history(study).figure
+    mlflow.log_figure(history_plot, "plots/optimization_history.png")
+    if len({trial.value for trial in study.trials}) > 1:  # without a difference nothing can be important
+        importance_plot = plot_param_importances(study).figure
+        mlflow.log_figure(importance_plot, "plots/param_importances.png")
+
+config.logger.info(f"best of {n_trials} trials: accuracy {study.best_value:.4f} with {study.best_params}")
+
+# %%
+study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value", ascending=False)
+
+# %% [markdown]
+# ## Reading the results in the UI
+#
+# In the UI, open the experiment and unfold the run `Hyperparameters_Search`: there are the trials. Select some of
+# them and choose *Compare* to see which parameters go with a high accuracy; in the chart view, `auc` and `error` show
+# how each trial learned, round by round; the tab *System metrics* of the parent run shows how busy the machine was.
+#
+# Whatever the UI shows, code can ask for too. These are the three best trials, found with a search in MLflow:
+
+# %%
+trials = mlflow.search_runs(
+    filter_string=f"tags.mlflow.parentRunId = '{run.info.run_id}'", order_by=["metrics.accuracy DESC"], max_results=3
+)
+trials[["tags.mlflow.runName", "metrics.accuracy", "metrics.auc", "params.max_depth", "params.num_boost_round"]]
+
+# %% [markdown]
+# ## Training and registering the model
+#
+# With the best parameters we train the final model, in the two forms that XGBoost offers: a `Booster`, its own, and
+# an `XGBClassifier`, which follows scikit-learn. Both are registered, so that we can compare later how they are used.
+
+# %% tags=["model_training"]
+# hide import argparse
+
+import mlflow
+import xgboost as xgb
+from mlflow.models import infer_signature
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import train_test_split
+
+import config
+import utils
+
+# hide argparse.ArgumentParser(description="Train and register the Booster and the classifier.").parse_args()
+
+# %% [markdown]
+# The tuning run must be one on this very data, hence the tag `data_run_id` in the search. MLflow stores parameters as
+# text, so each is turned back into a number by name.
+
+# %% tags=["model_training"]
+data_run = utils.latest_run("data_preprocessing")
+tuning_run = utils.latest_run("hyperparameters_tuning", data_run_id=data_run.info.run_id)
+best = tuning_run.data.params
+params = {
+    "max_depth": int(best["max_depth"]),
+    "alpha": float(best["alpha"]),
+    "learning_rate": float(best["learning_rate"]),
+}
+num_boost_round = int(best["num_boost_round"])
+
+# %% [markdown]
+# Boosting stops early when it no longer helps. To notice that, it needs data that it does not train on: a part of the
+# *training* data, never the test set, which must stay unseen until the evaluation.
+
+# %% tags=["model_training"]
+train, test = utils.load_split(data_run, "train"), utils.load_split(data_run, "test")
+features, target = train.drop(columns=config.TARGET), train[config.TARGET]
+fit_features, valid_features, fit_target, valid_target = train_test_split(
+    features, target, test_size=config.VALIDATION_SIZE, stratify=target, random_state=config.SEED
+)
+dfit = xgb.DMatrix(fit_features, label=fit_target)
+dvalid = xgb.DMatrix(valid_features, label=valid_target)
+
+# %% [markdown]
+# `autolog` makes MLflow watch XGBoost: it logs the parameters, the metrics of every round and the importance of the
+# features by itself. We log the models ourselves, because we have more to say about them:
+#
+# - the **signature**, the columns and types that the model takes and returns, which MLflow checks at every
+#   prediction,
+# - an **input example**,
+# - the **requirements** that it needs to run; MLflow could find them out itself, but takes many seconds to do so,
+# - the name under which it is **registered**; each training makes a new version.
+#
+# The run also says what made it: the tags name the data and the tuning run, their digests, the script and the commit.
+
+# %% tags=["model_training"]
+requirements = utils.pinned("mlflow", "xgboost", "scikit-learn", "pandas")
+example = features.head(3)
+
+with utils.start_step("model_training") as run:
+    mlflow.set_tags({"data_run_id": data_run.info.run_id, "tuning_run_id": tuning_run.info.run_id})
+    mlflow.set_tag("train_digest", utils.log_dataset(train, data_run, "train", context="training"))
+    mlflow.set_tag("test_digest", utils.log_dataset(test, data_run, "test", context="testing"))
+
+    mlflow.xgboost.autolog(log_models=False, log_datasets=False)
+    booster = xgb.train(
+        {"objective": "binary:logistic", "eval_metric": ["error", "logloss"], "seed": config.SEED, **params},
+        dfit,
+        num_boost_round,
+        evals=[(dfit, "train"), (dvalid, "validation")],
+        callbacks=[xgb.callback.EarlyStopping(rounds=config.EARLY_STOPPING_ROUNDS, save_best=True)],
+        verbose_eval=False,
+    )
+    mlflow.xgboost.autolog(disable=True)
+    booster_info = mlflow.xgboost.log_model(
+        booster,
+        name="booster",
+        registered_model_name=config.BOOSTER_MODEL,
+        signature=infer_signature(example, booster.predict(xgb.DMatrix(example))),
+        input_example=example,
+        pip_requirements=requirements,
+    )
+
+    # The number of rounds has two names: num_boost_round of xgb.train is n_estimators of XGBClassifier.
+    classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), random_state=config.SEED)
+    classifier.fit(fit_features, fit_target)
+    classifier_info = mlflow.xgboost.log_model(
+        classifier,
+        name="classifier",
+        registered_model_name=config.CLASSIFIER_MODEL,
+        signature=infer_signature(example, classifier.predict(example)),
+        input_example=example,
+        pip_requirements=requirements,
+    )
+    test_accuracy = accuracy_score(test[config.TARGET], classifier.predict(test.drop(columns=config.TARGET)))
+    mlflow.log_metric("test_accuracy", test_accuracy)
+
+config.logger.info(
+    f"registered {config.BOOSTER_MODEL} version {booster_info.registered_model_version} and "
+    f"{config.CLASSIFIER_MODEL} version {classifier_info.registered_model_version}: "
+    f"{booster.num_boosted_rounds()} rounds, accuracy on the test set {test_accuracy:.4f}"
+)
+
+# %% [markdown]
+# A logged model is a folder. Its file `MLmodel` says how to load it: a model can have several **flavours**, here
+# `xgboost`, which gives back the XGBoost object, and `python_function`, which gives every kind of model the same
+# `predict`.
+
+# %%
+model_uri = f"models:/{config.CLASSIFIER_MODEL}/{classifier_info.registered_model_version}"
+print(Path(mlflow.artifacts.download_artifacts(f"{model_uri}/MLmodel")).read_text())
+
+# %% [markdown]
+# ## Evaluating the model
+#
+# Training made a new version of `CancerModel`. Is it good enough to be used? The evaluation runs on the test set, or
+# on any other CSV file with the same columns (set `eval_dataset`).
+
+# %% tags=["data_evaluation"]
+# hide import argparse
+
+import json
+
+import mlflow
+from mlflow.models import MetricThreshold
+from mlflow.models.evaluation.validation import ModelValidationFailedException
+
+import config
+import utils
+
+eval_dataset = None
+# hide parser = argparse.ArgumentParser(description="Evaluate the newest model and let it become the champion.")
+# hide parser.add_argument("--eval-dataset", type=utils.optional_path, help="CSV file in place of the test set")
+# hide eval_dataset = parser.parse_args().eval_dataset
+
+# %% [markdown]
+# We ask for the version that the newest training run registered, and for the data that this training run used: not
+# just for the last version and the last data, which may belong to something else.
+
+# %% tags=["data_evaluation"]
+training_run = utils.latest_run("model_training")
+data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
+version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
+model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
+columns = mlflow.models.get_model_info(model_uri).signature.inputs.input_names()
+
+# %% [markdown]
+# A file from somewhere else is read with care. The model's signature says which columns are needed; more than those
+# do no harm, fewer do.
+
+# %% tags=["data_evaluation"]
+if eval_dataset:
+    frame = utils.add_features(utils.read_csv(eval_dataset))
+    missing = [name for name in columns if name not in frame]
+    if missing:
+        raise utils.StepError(f"{eval_dataset}: lacks the column(s) {', '.join(missing)}. Add them.")
+    extra = [name for name in frame if name not in [*columns, config.TARGET]]
+    if extra:
+        config.logger.warning(f"{eval_dataset}: ignoring the column(s) {', '.join(extra)}")
+    classes = json.loads(data_run.data.tags["classes"])
+    target = frame[config.TARGET]
+    if sorted(target.unique().tolist()) != classes:
+        raise utils.StepError(f"{eval_dataset}: `{config.TARGET}` must hold both {classes[0]!r} and {classes[1]!r}.")
+    frame = utils.as_numbers(frame[columns], eval_dataset)
+    frame[config.TARGET] = (target == classes[1]).astype(int)
+else:
+    frame = utils.load_split(data_run, "test")
+
+# %% [markdown]
+# `mlflow.models.evaluate` computes the usual metrics of a classifier, draws the usual plots, and explains the
+# predictions with SHAP values. If there is a champion already, it is evaluated on the same data, in a nested run.
+
+
+# %% tags=["data_evaluation"]
+def evaluate(uri, explain):
+    options = {"label_list": [0, 1], "pos_label": 1, "log_model_explainability": explain}
+    return mlflow.models.evaluate(uri, frame, targets=config.TARGET, model_type="classifier", evaluator_config=options)
+
+
+client = mlflow.MlflowClient()
+champion = client.get_registered_model(config.CLASSIFIER_MODEL).aliases.get(config.CHAMPION)
+champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
+champion_result = None
+
+with utils.start_step("data_evaluation") as run:
+    mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
+    mlflow.set_tags({"model_version": version, "eval_dataset": eval_dataset or "test set"})
+    result = evaluate(model_uri, explain=True)
+    if champion and champion != version:
+        needed = mlflow.models.get_model_info(champion_uri).signature.inputs.input_names()
+        if set(needed) <= set(frame):
+            with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
+                champion_result = evaluate(champion_uri, explain=False)
+        else:
+            config.logger.warning(f"The champion, version {champion}, needs other columns and cannot be compared.")
+
+# %%
+pd.Series(result.metrics, name="value").to_frame()
+
+# %%
+for plot in ["roc_curve_plot", "precision_recall_curve_plot", "confusion_matrix", "shap_beeswarm_plot"]:
+    display(result.artifacts[plot].content)
+
+# %% [markdown]
+# ## The gate
+#
+# A registered version is not used by anyone yet. Users load the version that bears the **alias** `champion`, and the
+# alias moves to our new version only if it reaches every threshold in `config.py`, checked by MLflow, and if the
+# present champion is not better on the same data.
+
+# %% tags=["data_evaluation"]
+thresholds = {
+    name: MetricThreshold(threshold=least, greater_is_better=True) for name, least in config.THRESHOLDS.items()
+}
+if champion_result:
+    thresholds[config.CHAMPION_METRIC] = MetricThreshold(
+        threshold=config.THRESHOLDS[config.CHAMPION_METRIC], min_relative_change=0.0, greater_is_better=True
+    )
+
+try:
+    mlflow.validate_evaluation_results(thresholds, result, champion_result)
+except ModelValidationFailedException as failure:
+    client.set_tag(run.info.run_id, "gate", "failed")
+    config.logger.warning(f"Version {version} does not become the champion: {failure}")
+else:
+    client.set_tag(run.info.run_id, "gate", "passed")
+    client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
+    config.logger.info(f"Version {version} of {config.CLASSIFIER_MODEL} is the champion.")
+
+# %% [markdown]
+# Whoever uses the model asks for the champion, and never has to know its number:
+
+# %%
+model = mlflow.pyfunc.load_model(f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}")
+model.predict(frame.drop(columns=config.TARGET).head())
+
+# %% [markdown]
+# ## MLflow Projects
+#
+# So far everything happened in this notebook. A *project* is code that others can run without reading it first: a
+# file `MLproject` that names its commands (**entry points**) and their parameters, and the environment that they
+# need.
+#
+# ### From cells to scripts
+#
+# The commands of our project are scripts, and the scripts are our tagged cells. Nothing is written twice: change a
+# cell, extract again, and the script follows.
+
+# %%
+# !python -m notebook_tools.extract
+
+# %%
+print(Path("model_training.py").read_text()[:900], "…")
+
+# %% [markdown]
+# ### The environment
+#
+# The environment should be the one in which the code was tried out, but *exporting* it disappoints. `conda env
+# export` writes down each package with its build number, which exists for one operating system only; with
+# `--from-history` it forgets what pip installed. `pip freeze` lists everything that happens to be installed, and does
+# not tell what you need from what came along.
+#
+# So we keep two short files by hand and let a tool make the third:
+#
+# - `requirements.txt`: the packages that we import, with their versions.
+# - `conda.yaml`: the Python version, and a reference to `requirements.txt`.
+# - `constraints.txt`: the version of every package below those, for all platforms, made by `make constraints`.
+
+# %%
+print(Path("conda.yaml").read_text())
+
+# %% [markdown]
+# ### The MLproject file
+
+# %%
+print(Path("MLproject").read_text())
+
+# %% [markdown]
+# ### Running the entry points
+#
+# In a terminal, one step is run like this:
+#
+# ```bash
+# mlflow run . -e hyperparameters-tuning -P n-trials=20 --env-manager local
+# ```
+#
+# `--env-manager local` means: in the environment that is active now. Without it MLflow makes an environment from
+# `conda.yaml` first. In place of `.` a git URL can stand, so a colleague needs no clone: MLflow fetches the project
+# and runs it, and leaves the results in the folder in which the colleague is.
+#
+# The entry point `main` is the pipeline: all steps in order, each as an MLflow run of its own below that of the
+# pipeline. It too is made of cells of this notebook:
+
+# %% tags=["pipeline"]
+# hide import argparse
+
+import mlflow
+from mlflow.exceptions import ExecutionException
+
+import config
+import utils
+
+test_size, n_trials, dataset = config.TEST_SIZE, config.N_TRIALS, None
+# hide parser = argparse.ArgumentParser(description="Run all steps in order, each with `mlflow run`.")
+# hide parser.add_argument("--test-size", type=float, default=config.TEST_SIZE, help="share of rows for testing")
+# hide parser.add_argument("--n-trials", type=int, default=config.N_TRIALS, help="how many combinations to try")
+# hide parser.add_argument("--dataset", type=utils.optional_path, help="CSV file in place of the breast cancer data")
+# hide args = parser.parse_args()
+# hide test_size, n_trials, dataset = args.test_size, args.n_trials, args.dataset
+
+steps = {
+    "data-preprocessing": {"test-size": test_size, **({"dataset": dataset} if dataset else {})},
+    "hyperparameters-tuning": {"n-trials": n_trials},
+    "model-training": {},
+    "data-evaluation": {},
+}
+
+# %% tags=["pipeline"]
+with utils.start_step("pipeline") as run:
+    for entry_point, parameters in steps.items():
+        try:
+            mlflow.run(
+                str(config.PROJECT_DIR),
+                entry_point,
+                parameters=parameters,
+                experiment_id=run.info.experiment_id,
+                env_manager="local",
+            )
+        except ExecutionException:
+            raise utils.StepError(f"The step {entry_point} failed, for the reason given above.") from None
+
+# %% [markdown]
+# The same in an environment of its own: MLflow makes it from `conda.yaml`, with conda where there is conda and with
+# `uv` where there is not, and keeps it for the next time.
+
+# %%
+import shutil
+
+mlflow.run(
+    ".",
+    "main",
+    parameters={"n-trials": 3},
+    experiment_name=config.EXPERIMENT,
+    env_manager="conda" if shutil.which("conda") else "uv",
+)
+
+# %% [markdown]
+# Each run made a new version of the model. On the same data the same parameters gave the same model, so no champion
+# was better than its successor, and the alias moved along:
+
+# %%
+versions = client.search_model_versions(f"name = '{config.CLASSIFIER_MODEL}'")
+pd.DataFrame({"version": v.version, "aliases": v.aliases, "made by": v.tags} for v in versions)
+
+# %% [markdown]
+# ## Sharing the work
+#
+# The store in this folder is enough for one person. Two simple ways to share come to mind: a store in a folder that
+# several people can reach, and several stores side by side. MLflow can do both: a store is an address, and each
+# program can choose its own.
+
+# %%
+import tempfile
+
+shared = Path(tempfile.mkdtemp(), "shared")
+shared.mkdir()
+mlflow.set_tracking_uri(f"sqlite:///{(shared / 'mlflow.db').as_posix()}")
+experiment_id = mlflow.create_experiment("Shared", artifact_location=(shared / "artifacts").as_uri())
+with mlflow.start_run(experiment_id=experiment_id) as shared_run:
+    mlflow.log_text("Hello from the second store.", "note.txt")
+
+print(mlflow.artifacts.load_text(f"runs:/{shared_run.info.run_id}/note.txt"))
+
+# %% [markdown]
+# Mind the trap: MLflow stores the place of artifacts as an *absolute* path. If the folder is moved, or a colleague
+# reaches it by another path, runs and metrics are still there, but their files are not:
+
+# %%
+moved = shared.rename(shared.with_name("moved"))
+mlflow.set_tracking_uri(f"sqlite:///{(moved / 'mlflow.db').as_posix()}")
+print("status:", mlflow.get_run(shared_run.info.run_id).info.status)
+try:
+    mlflow.artifacts.load_text(f"runs:/{shared_run.info.run_id}/note.txt")
+except Exception as error:
+    print("artifact:", type(error).__name__)
+
+mlflow.set_tracking_uri(store)
+
+# %% [markdown]
+# The same holds for `mlflow.db` and `mlruns/` in this folder: do not move them. A team is better served by a tracking
+# server, which hands out the files itself.

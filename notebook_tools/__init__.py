@@ -1,0 +1,1 @@
+"""Tools that make other files from the notebook. No step needs them."""

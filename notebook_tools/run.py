@@ -1,0 +1,86 @@
+"""Runs the whole notebook, shows where it is, and says at the end what came out.
+
+usage: python -m notebook_tools.run
+"""
+
+import sys
+import time
+
+import jupytext
+import mlflow
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+import config
+
+
+def execute(notebook):
+    """Execute all cells of a notebook in the project's folder, printing each section's heading on the way.
+
+    Args:
+        notebook: The `nbformat.NotebookNode`; its cells get their outputs.
+
+    Raises:
+        CellExecutionError: A cell failed.
+    """
+    start = time.monotonic()
+
+    def show_section(cell, cell_index):
+        if cell.cell_type == "markdown":
+            headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith(("# ", "## "))]
+            for heading in headings:
+                print(f"{time.monotonic() - start:5.0f} s  {heading}", flush=True)
+
+    client = NotebookClient(
+        notebook,
+        timeout=None,
+        resources={"metadata": {"path": config.PROJECT_DIR}},
+        on_cell_start=show_section,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # the kernel warns about each local connection
+    )
+    client.execute()
+
+
+def summary():
+    """Say what the project's experiment holds now.
+
+    Returns:
+        A text of a few lines.
+    """
+    client = mlflow.MlflowClient()
+    runs = mlflow.search_runs(experiment_names=[config.EXPERIMENT], output_format="list")
+    steps = [run for run in runs if "step" in run.data.tags]
+    lines = [f"{len(runs)} runs in the experiment {config.EXPERIMENT}, {len(steps)} of them steps."]
+    for model in client.search_registered_models():
+        versions = client.search_model_versions(f"name = '{model.name}'")
+        champion = model.aliases.get(config.CHAMPION)
+        lines.append(
+            f"Registered: {model.name}, {len(versions)} version(s)"
+            + (f", version {champion} is the champion." if champion else ".")
+        )
+    return "\n".join(lines)
+
+
+def main():
+    """Run the notebook and keep the result as `modeling.ipynb`.
+
+    Returns:
+        The exit code: 0, or 1 where a cell failed.
+    """
+    source = config.PROJECT_DIR / "modeling.py"
+    result = source.with_suffix(".ipynb")
+    notebook = jupytext.read(source)
+    try:
+        execute(notebook)
+    except CellExecutionError as error:
+        print(f"error: a cell of {source.name} failed; its output is in {result.name}\n{error}", file=sys.stderr)
+        return 1
+    finally:
+        jupytext.write(notebook, result)
+        source.touch()  # Jupyter takes the inputs from the newer file of the pair
+    print(f"\n{summary()}\nThe notebook with its outputs: {result.name}. To look at the runs: make ui")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+# Generated from modeling.py by notebook_tools/extract.py. Do not edit: change the notebook instead.
+
+import argparse
+
+import mlflow
+from mlflow.exceptions import ExecutionException
+
+import config
+import utils
+
+test_size, n_trials, dataset = config.TEST_SIZE, config.N_TRIALS, None
+parser = argparse.ArgumentParser(description="Run all steps in order, each with `mlflow run`.")
+parser.add_argument("--test-size", type=float, default=config.TEST_SIZE, help="share of rows for testing")
+parser.add_argument("--n-trials", type=int, default=config.N_TRIALS, help="how many combinations to try")
+parser.add_argument("--dataset", type=utils.optional_path, help="CSV file in place of the breast cancer data")
+args = parser.parse_args()
+test_size, n_trials, dataset = args.test_size, args.n_trials, args.dataset
+
+steps = {
+    "data-preprocessing": {"test-size": test_size, **({"dataset": dataset} if dataset else {})},
+    "hyperparameters-tuning": {"n-trials": n_trials},
+    "model-training": {},
+    "data-evaluation": {},
+}
+
+with utils.start_step("pipeline") as run:
+    for entry_point, parameters in steps.items():
+        try:
+            mlflow.run(
+                str(config.PROJECT_DIR),
+                entry_point,
+                parameters=parameters,
+                experiment_id=run.info.experiment_id,
+                env_manager="local",
+            )
+        except ExecutionException:
+            raise utils.StepError(f"The step {entry_point} failed, for the reason given above.") from None

@@ -1,0 +1,248 @@
+"""What several steps share: starting a step's run, finding earlier runs, reading and logging data."""
+
+import os
+import shutil
+import subprocess
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+
+import config
+
+
+class StepError(SystemExit):
+    """A mistake that the user can mend: what is wrong and what to do, in one line.
+
+    As a `SystemExit` it ends a script with that line on stderr, exit code 1 and no traceback, and as an exception
+    it marks the active run FAILED.
+    """
+
+
+def optional_path(text):
+    """Read an optional path from the command line.
+
+    `mlflow run` hands an empty parameter of type `path` to the script as an empty folder of its own making
+    (`…/param_0`): that means "not given".
+
+    Args:
+        text: What stands on the command line.
+
+    Returns:
+        The path as a string, or None where none was given.
+    """
+    path = Path(text)
+    if not text or (path.name.startswith("param_") and path.is_dir() and not any(path.iterdir())):
+        return None
+    return text
+
+
+def git_commit():
+    """Tell which commit of the project is running.
+
+    Returns:
+        The commit's hash, with "-dirty" behind it where files were changed since; empty outside a git clone.
+    """
+    if not shutil.which("git"):
+        return ""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    return subprocess.run(describe, cwd=config.PROJECT_DIR, capture_output=True, text=True).stdout.strip()
+
+
+def start_step(step, **options):
+    """Start the MLflow run of a step.
+
+    Under `mlflow run` the run exists already: the step joins it, in whatever experiment it is, and names it. Else
+    a new run starts in the project's experiment.
+
+    Args:
+        step: The step's name, a key of `config.RUN_NAMES`.
+        **options: Further arguments of `mlflow.start_run`.
+
+    Returns:
+        The active run, to be used in a `with` statement.
+    """
+    if "MLFLOW_RUN_ID" not in os.environ:
+        mlflow.set_experiment(config.EXPERIMENT)
+    tags = {"step": step, "script": f"{step}.py", "commit": git_commit()}
+    return mlflow.start_run(run_name=config.RUN_NAMES[step], tags=tags, **options)
+
+
+def latest_run(step, **tags):
+    """Find the newest finished run of a step.
+
+    The experiment of the present run is searched first, then the project's own.
+
+    Args:
+        step: The step's name, a key of `config.RUN_NAMES`.
+        **tags: Tags that the run must have, with their values.
+
+    Returns:
+        The `mlflow.entities.Run`.
+
+    Raises:
+        StepError: No such run has finished yet.
+    """
+    project = mlflow.get_experiment_by_name(config.EXPERIMENT)
+    experiments = [os.environ.get("MLFLOW_EXPERIMENT_ID"), project and project.experiment_id]
+    wanted = [f"tags.{name} = '{value}'" for name, value in {"step": step, **tags}.items()]
+    for experiment in filter(None, experiments):
+        runs = mlflow.search_runs(
+            [experiment],
+            " and ".join([*wanted, "attributes.status = 'FINISHED'"]),
+            order_by=["attributes.start_time DESC"],
+            max_results=1,
+            output_format="list",
+        )
+        if runs:
+            return runs[0]
+    made_with = "".join(f" with {name} {value}" for name, value in tags.items())
+    entry_point = step.replace("_", "-")
+    raise StepError(f"No finished run of {step}{made_with} was found. First run: mlflow run . -e {entry_point}")
+
+
+def registered_version(name, training_run):
+    """Find the version of a registered model that a training run made.
+
+    Args:
+        name: The registered model's name.
+        training_run: The `mlflow.entities.Run` of the step `model_training`.
+
+    Returns:
+        The version's number, as text.
+
+    Raises:
+        StepError: The registry has no such version.
+    """
+    run_id = training_run.info.run_id
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    if not versions:
+        raise StepError(f"{name} has no version made by training run {run_id}. Train: mlflow run . -e model-training")
+    return str(versions[0].version)
+
+
+def read_csv(path):
+    """Read a CSV file of features and a two-valued target, given by the user.
+
+    Columns without a name, which pandas and spreadsheets write for row numbers, are dropped.
+
+    Args:
+        path: Path of the file. Its columns are features, which hold numbers (empty means missing), and `target`.
+
+    Returns:
+        A `pandas.DataFrame` with one row per example, features as float64, and `target` as it stands in the file.
+
+    Raises:
+        StepError: The file is missing, empty or no CSV, has no usable `target`, or has text among the numbers.
+    """
+    try:
+        frame = pd.read_csv(path, float_precision="round_trip")
+    except FileNotFoundError:
+        raise StepError(f"{path}: no such file. Give the path of a CSV file.") from None
+    except (OSError, ValueError) as error:  # pandas' own parser errors are ValueErrors
+        raise StepError(f"{path}: cannot be read as CSV: {' '.join(str(error).split())}") from None
+    frame = frame.loc[:, ~frame.columns.str.fullmatch(r"Unnamed: \d+")]
+    if config.TARGET not in frame:
+        raise StepError(f"{path}: has no column `{config.TARGET}`. It needs one, with two different values.")
+    if frame.empty:
+        raise StepError(f"{path}: has no rows. Give a file with at least one example of each class.")
+    if frame[config.TARGET].isna().any():
+        row = frame.index[frame[config.TARGET].isna()][0] + 2
+        raise StepError(f"{path}: line {row} has no `{config.TARGET}`. Fill it in or remove the line.")
+    return frame
+
+
+def as_numbers(features, path):
+    """Turn features into numbers.
+
+    Args:
+        features: A `pandas.DataFrame`, one row per example.
+        path: Where they come from, for the error message.
+
+    Returns:
+        The same frame with every column as float64.
+
+    Raises:
+        StepError: A column holds text or an infinite number.
+    """
+    for name, column in features.items():
+        numbers = pd.to_numeric(column, errors="coerce").astype(float)
+        wrong = (numbers.isna() & column.notna()) | np.isinf(numbers)
+        if wrong.any():
+            row = wrong.to_numpy().argmax()
+            raise StepError(
+                f"{path}: line {row + 2}, column `{name}`: {str(column.iloc[row])!r} is not a finite number. "
+                "Features must be numbers: encode or remove the column, or mend the value."
+            )
+    return features.astype(float)
+
+
+def add_features(frame):
+    """Add the feature `symmetry per texture` to breast cancer data that does not have it yet.
+
+    Args:
+        frame: A `pandas.DataFrame`, one row per example.
+
+    Returns:
+        The frame with the feature as its last column; other data comes back as it is.
+    """
+    name = "symmetry per texture"
+    if name in frame or not {"mean symmetry", "mean texture"} <= set(frame.columns):
+        return frame
+    return frame.assign(**{name: frame["mean symmetry"] / frame["mean texture"]})
+
+
+def load_split(data_run, split):
+    """Load one of the two data sets that a data preparation run left behind.
+
+    Args:
+        data_run: The `mlflow.entities.Run` of the step `data_preprocessing`.
+        split: "train" or "test".
+
+    Returns:
+        A `pandas.DataFrame`: one row per example, features as float64, `target` as 0 or 1.
+    """
+    path = mlflow.artifacts.download_artifacts(run_id=data_run.info.run_id, artifact_path=f"datasets/{split}.csv")
+    # pandas' default parser is faster, and wrong in the last digit: the digest would change.
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+def log_dataset(frame, data_run, split, context):
+    """Log one of the two data sets of a data preparation run as an input of the active run.
+
+    Args:
+        frame: The data set, a `pandas.DataFrame` of features and `target`.
+        data_run: The `mlflow.entities.Run` of the step `data_preprocessing` that holds it as an artifact.
+        split: "train" or "test".
+        context: What the active run uses it for: "preprocessing", "tuning", "training" or "testing".
+
+    Returns:
+        The data set's digest, equal for equal data.
+    """
+    source = f"{data_run.info.artifact_uri}/datasets/{split}.csv"
+    with warnings.catch_warnings():  # hints on whole-number columns (the target) and on how the source was read
+        warnings.simplefilter("ignore", UserWarning)
+        dataset = mlflow.data.from_pandas(frame, source=source, targets=config.TARGET, name=split)
+        mlflow.log_input(dataset, context=context)
+    return dataset.digest
+
+
+def pinned(*packages):
+    """Name installed packages with their versions, as the requirements of a model.
+
+    Args:
+        *packages: Names of distributions, such as "mlflow".
+
+    Returns:
+        A list of requirements, such as "mlflow==3.17.2".
+    """
+    requirements = []
+    for package in packages:
+        try:
+            requirements.append(f"{package}=={version(package)}")
+        except PackageNotFoundError:  # the build of XGBoost without GPU libraries has a name of its own
+            requirements.append(f"{package}-cpu=={version(f'{package}-cpu')}")
+    return requirements
