@@ -1,7 +1,6 @@
-# Generated from modeling.py by notebook_tools/extract.py. Do not edit: change the notebook instead.
+# Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
 import argparse
-
 import json
 
 import mlflow
@@ -38,6 +37,7 @@ if eval_dataset:
     frame[config.TARGET] = (target == classes[1]).astype(int)
 else:
     frame = utils.load_split(data_run, "test")
+
 
 def evaluate(uri, explain):
     options = {"label_list": [0, 1], "pos_label": 1, "log_model_explainability": explain}

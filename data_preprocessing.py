@@ -1,11 +1,9 @@
-# Generated from modeling.py by notebook_tools/extract.py. Do not edit: change the notebook instead.
+# Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
 import argparse
-
 import json
 
 import mlflow
-import pandas as pd
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 

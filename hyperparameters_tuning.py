@@ -1,7 +1,6 @@
-# Generated from modeling.py by notebook_tools/extract.py. Do not edit: change the notebook instead.
+# Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
 import argparse
-
 import time
 
 import mlflow
@@ -24,6 +23,7 @@ if n_trials < 1:
 data_run = utils.latest_run("data_preprocessing")
 train = utils.load_split(data_run, "train")
 dtrain = xgb.DMatrix(train.drop(columns=config.TARGET), label=train[config.TARGET])
+
 
 def objective(trial):
     params = {
@@ -50,6 +50,7 @@ def objective(trial):
         chosen = [Param(name, str(value)) for name, value in trial.params.items()]
         mlflow.MlflowClient().log_batch(run.info.run_id, metrics, chosen)
     return accuracy
+
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 mlflow.set_system_metrics_sampling_interval(1)

@@ -106,11 +106,9 @@ print(store.replace(str(config.PROJECT_DIR), "(this folder)"))
 
 # %% tags=["data_preprocessing"]
 # hide import argparse
-
 import json
 
 import mlflow
-import pandas as pd
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
@@ -193,7 +191,6 @@ pd.DataFrame({"rows": [len(train), len(test)], "benign": [train.target.mean(), t
 
 # %% tags=["hyperparameters_tuning"]
 # hide import argparse
-
 import time
 
 import mlflow
@@ -424,7 +421,6 @@ print(Path(mlflow.artifacts.download_artifacts(f"{model_uri}/MLmodel")).read_tex
 
 # %% tags=["data_evaluation"]
 # hide import argparse
-
 import json
 
 import mlflow
@@ -648,7 +644,7 @@ mlflow.run(
     parameters={"n-trials": 3},
     experiment_name=config.EXPERIMENT,
     env_manager="conda" if shutil.which("conda") else "uv",
-)
+).get_status()
 
 # %% [markdown]
 # Each run made a new version of the model. On the same data the same parameters gave the same model, so no champion
@@ -656,7 +652,8 @@ mlflow.run(
 
 # %%
 versions = client.search_model_versions(f"name = '{config.CLASSIFIER_MODEL}'")
-pd.DataFrame({"version": v.version, "aliases": v.aliases, "made by": v.tags} for v in versions)
+aliases = client.get_registered_model(config.CLASSIFIER_MODEL).aliases
+print("versions:", sorted(int(version.version) for version in versions), "aliases:", aliases)
 
 # %% [markdown]
 # ## Sharing the work

@@ -1,4 +1,4 @@
-# Generated from modeling.py by notebook_tools/extract.py. Do not edit: change the notebook instead.
+# Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
 import argparse
 

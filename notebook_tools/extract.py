@@ -4,6 +4,7 @@ usage: python -m notebook_tools.extract [--notebook PATH] [--out DIR] [--check] 
 """
 
 import argparse
+import ast
 import contextlib
 import difflib
 import io
@@ -18,6 +19,7 @@ import jupytext
 import config
 
 HIDE = "# hide "
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 class ExtractError(Exception):
@@ -46,6 +48,8 @@ def read_notebook(path):
         raise ExtractError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # whatever jupytext and nbformat raise on a file that is not a notebook
         raise ExtractError(f"{path}: is not a notebook: {' '.join(str(error).split())[:200]}") from None
+    if "cells" not in notebook or "metadata" not in notebook:
+        raise ExtractError(f"{path}: is not a notebook of format 4")
     metadata = notebook.metadata
     language = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
     if language and language != "python":
@@ -119,13 +123,16 @@ def checked_source(source, place):
         ExtractError: The cell is not Python.
     """
     try:
-        code = unhide(source)
+        try:
+            code = unhide(source)
+        except tokenize.TokenError:
+            code = source  # the compiler knows better where the mistake is
         compile(code, place, "exec", dont_inherit=True)
         return code
     except SyntaxError as error:
         line, reason = error.lineno or 1, error.msg
-    except (tokenize.TokenError, ValueError) as error:  # ValueError: a null byte
-        line, reason = (error.args[1][0] if len(error.args) > 1 else 1), error.args[0]
+    except ValueError as error:  # a null byte
+        line, reason = 1, str(error)
     lines = source.split("\n")
     for number, text in enumerate(lines[:line], start=1):
         if text.lstrip().startswith(("%", "!")):
@@ -148,11 +155,16 @@ def make_script(name, cells, path):
     Raises:
         ExtractError: A cell, or all of them together, are not Python.
     """
-    parts = [checked_source(source, f"{path}: cell {number}").strip("\n") for number, source in cells]
-    header = (
-        f"# Generated from {Path(path).name} by notebook_tools/extract.py. Do not edit: change the notebook instead."
-    )
-    text = "\n\n".join([header, *filter(None, parts)]) + "\n"
+    text = f"# Generated from {Path(path).name} by notebook_tools/extract.py: do not edit, change the notebook.\n"
+    after_definition = False
+    for number, source in cells:
+        code = checked_source(source, f"{path}: cell {number}").strip("\n")
+        statements = ast.parse(code).body
+        if statements:
+            # two blank lines around functions and classes, one elsewhere
+            text += "\n\n" if after_definition or isinstance(statements[0], DEFINITIONS) else "\n"
+            text += code + "\n"
+            after_definition = isinstance(statements[-1], DEFINITIONS)
     try:
         compile(text, name, "exec", dont_inherit=True)
     except SyntaxError as error:
@@ -206,9 +218,7 @@ def extract(notebook_path, out, scripts=(), check=False):
     if not scripts:  # a script whose cells are gone must not stay behind unnoticed
         for name in config.SCRIPTS:
             if name not in cells and (out / f"{name}.py").exists():
-                raise ExtractError(
-                    f"{notebook_path}: no cell is tagged {name}, but {out / name}.py exists: remove it"
-                )
+                raise ExtractError(f"{notebook_path}: no cell is tagged {name}, but {out / name}.py exists: remove it")
 
     changes = {}
     for path, text in texts.items():
