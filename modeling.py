@@ -488,7 +488,7 @@ with utils.start_step("data_evaluation") as run:
     mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
     mlflow.set_tags({"model_version": version, "eval_dataset": eval_dataset or "test set"})
     result = evaluate(model_uri, explain=True)
-    if champion and champion != version:
+    if champion and int(champion) != version:
         needed = mlflow.models.get_model_info(champion_uri).signature.inputs.input_names()
         if set(needed) <= set(frame):
             with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):

@@ -112,7 +112,7 @@ def registered_version(name, training_run):
         training_run: The `mlflow.entities.Run` of the step `model_training`.
 
     Returns:
-        The version's number, as text.
+        The version's number.
 
     Raises:
         StepError: The registry has no such version.
@@ -121,7 +121,7 @@ def registered_version(name, training_run):
     versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     if not versions:
         raise StepError(f"{name} has no version made by training run {run_id}. Train: mlflow run . -e model-training")
-    return str(versions[0].version)
+    return int(versions[0].version)
 
 
 def read_csv(path):
@@ -166,8 +166,13 @@ def as_numbers(features, path):
         The same frame with every column as float64.
 
     Raises:
-        StepError: A column holds text or an infinite number.
+        StepError: There are no features, one has a name that XGBoost refuses, or holds text or an infinite number.
     """
+    if not len(features.columns):
+        raise StepError(f"{path}: has no feature columns beside `{config.TARGET}`.")
+    refused = [name for name in features if set(str(name)) & set("[]<")]
+    if refused:
+        raise StepError(f"{path}: XGBoost takes no column names with [, ] or <: rename {', '.join(refused)}.")
     for name, column in features.items():
         numbers = pd.to_numeric(column, errors="coerce").astype(float)
         wrong = (numbers.isna() & column.notna()) | np.isinf(numbers)

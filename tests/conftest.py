@@ -55,7 +55,7 @@ class Project:
         return {
             model.name: (
                 sorted(int(v.version) for v in self.client.search_model_versions(f"name = '{model.name}'")),
-                model.aliases,
+                {alias: int(version) for alias, version in model.aliases.items()},
             )
             for model in self.client.search_registered_models()
         }
