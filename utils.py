@@ -139,7 +139,7 @@ def read_csv(path):
         StepError: The file is missing, empty or no CSV, has no usable `target`, or has text among the numbers.
     """
     try:
-        frame = pd.read_csv(path, float_precision="round_trip")
+        frame = pd.read_csv(path)
     except FileNotFoundError:
         raise StepError(f"{path}: no such file. Give the path of a CSV file.") from None
     except (OSError, ValueError) as error:  # pandas' own parser errors are ValueErrors
@@ -211,8 +211,7 @@ def load_split(data_run, split):
         A `pandas.DataFrame`: one row per example, features as float64, `target` as 0 or 1.
     """
     path = mlflow.artifacts.download_artifacts(run_id=data_run.info.run_id, artifact_path=f"datasets/{split}.csv")
-    # pandas' default parser is faster, and wrong in the last digit: the digest would change.
-    return pd.read_csv(path, float_precision="round_trip")
+    return pd.read_csv(path)
 
 
 def log_dataset(frame, data_run, split, context):

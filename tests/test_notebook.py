@@ -57,7 +57,7 @@ def test_data_preparation(walkthrough):
     frames = {}
     for split in ["train", "test"]:
         path = walkthrough.client.download_artifacts(run.info.run_id, f"datasets/{split}.csv")
-        frames[split] = pd.read_csv(path, float_precision="round_trip")
+        frames[split] = pd.read_csv(path)
     data = pd.concat(frames.values())
     assert data.shape == (569, 32)
     assert data.duplicated().sum() == 0

@@ -1,6 +1,8 @@
 """Each entry point through `mlflow run`: alone, on data of one's own, from a git URL, and with wrong input."""
 
+import socket
 import subprocess
+import time
 
 import numpy as np
 import pandas as pd
@@ -106,21 +108,43 @@ def test_data_of_ones_own(empty_project):
     assert result.returncode == 0, result.stderr
 
 
-def test_git_url_from_an_empty_folder(empty_project, tmp_path_factory):
-    project = empty_project
+@pytest.fixture
+def git_url(empty_project):
+    """The address of a git server on this machine that has the project."""
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
     for command in [["init", "-q"], ["add", "-A"], ["commit", "-qm", "."], ["clone", "-q", "--bare", ".", "p.git"]]:
-        subprocess.run([*git, *command], cwd=project.folder, check=True)
+        subprocess.run([*git, *command], cwd=empty_project.folder, check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    daemon = [
+        "git",
+        "daemon",
+        "--listen=127.0.0.1",
+        f"--port={port}",
+        "--export-all",
+        f"--base-path={empty_project.folder}",
+    ]
+    with subprocess.Popen(daemon) as server:
+        url = f"git://127.0.0.1:{port}/p.git"
+        while subprocess.run(["git", "ls-remote", url], capture_output=True).returncode:
+            assert server.poll() is None
+            time.sleep(0.2)
+        yield url
+        server.terminate()
+
+
+def test_git_url_from_an_empty_folder(git_url, empty_project, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
-    url = f"file://{project.folder}/p.git"
     for words in [["data-preprocessing"], ["hyperparameters-tuning", "-P", "n-trials=1"], ["model-training"]]:
-        result = project.run("mlflow", "run", url, "-e", *words, "--env-manager", "local", cwd=empty)
+        result = empty_project.run("mlflow", "run", git_url, "-e", *words, "--env-manager", "local", cwd=empty)
         assert result.returncode == 0, result.stderr
     assert {path.name for path in empty.iterdir()} == {"mlflow.db", "mlruns"}
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project.folder, capture_output=True, text=True)
-    project.folder = empty
-    assert project.registry()[config.CLASSIFIER_MODEL][0] == [1]
-    assert project.runs("tags.step = 'model_training'")[0].data.tags["commit"] == head.stdout.strip()
+    command = ["git", "rev-parse", "HEAD"]
+    head = subprocess.run(command, cwd=empty_project.folder, capture_output=True, text=True).stdout.strip()
+    empty_project.folder = empty
+    assert empty_project.registry()[config.CLASSIFIER_MODEL][0] == [1]
+    assert empty_project.runs("tags.step = 'model_training'")[0].data.tags["commit"] == head
 
 
 def test_script_without_mlflow_run(empty_project):
