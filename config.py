@@ -18,14 +18,19 @@ RUN_NAMES = {
     "hyperparameters_tuning": "Hyperparameters_Search",
     "model_training": "Model_Training",
     "data_evaluation": "Data_Evaluation",
+    "flavour_comparison": "Flavour_Comparison",
+    "model_customization": "Model_Customization",
+    "model_serving": "Model_Serving",
     "pipeline": "Pipeline",
 }
-SCRIPTS = tuple(RUN_NAMES)
+SCRIPTS = (*RUN_NAMES, "custom_model")  # a model as code: a script, but not a step
 
 # Registered models, and the alias of the version in use.
 BOOSTER_MODEL = "CancerModelBooster"
 CLASSIFIER_MODEL = "CancerModel"
+CUSTOM_MODEL = "CustomCancerModel"
 CHAMPION = "champion"
+CHAMPION_URI = f"models:/{CLASSIFIER_MODEL}@{CHAMPION}"
 
 TARGET = "target"
 SEED = 42
@@ -38,6 +43,11 @@ EARLY_STOPPING_ROUNDS = 20
 THRESHOLDS = {"accuracy_score": 0.9, "roc_auc": 0.95}
 # The metric by which a new model is compared with the present champion; one of the above.
 CHAMPION_METRIC = "accuracy_score"
+# How long a server may take to get ready, in seconds.
+SERVER_TIMEOUT = 180
+
+# No model is ever loaded from a pickle: the programs that we start know it too.
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
 logger.remove()
 logger.add(lambda message: sys.stderr.write(message), format="{level}: {message}", level="INFO")

@@ -45,7 +45,7 @@ def evaluate(uri, explain):
 
 
 client = mlflow.MlflowClient()
-champion = client.get_registered_model(config.CLASSIFIER_MODEL).aliases.get(config.CHAMPION)
+champion = utils.champion()
 champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
 champion_result = None
 
@@ -53,7 +53,7 @@ with utils.start_step("data_evaluation") as run:
     mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
     mlflow.set_tags({"model_version": version, "eval_dataset": eval_dataset or "test set"})
     result = evaluate(model_uri, explain=True)
-    if champion and int(champion) != version:
+    if champion and champion != version:
         needed = mlflow.models.get_model_info(champion_uri).signature.inputs.input_names()
         if set(needed) <= set(frame):
             with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):

@@ -480,7 +480,7 @@ def evaluate(uri, explain):
 
 
 client = mlflow.MlflowClient()
-champion = client.get_registered_model(config.CLASSIFIER_MODEL).aliases.get(config.CHAMPION)
+champion = utils.champion()
 champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
 champion_result = None
 
@@ -488,7 +488,7 @@ with utils.start_step("data_evaluation") as run:
     mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
     mlflow.set_tags({"model_version": version, "eval_dataset": eval_dataset or "test set"})
     result = evaluate(model_uri, explain=True)
-    if champion and int(champion) != version:
+    if champion and champion != version:
         needed = mlflow.models.get_model_info(champion_uri).signature.inputs.input_names()
         if set(needed) <= set(frame):
             with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
@@ -615,11 +615,17 @@ steps = {
     "hyperparameters-tuning": {"n-trials": n_trials},
     "model-training": {},
     "data-evaluation": {},
+    "flavour-comparison": {},
+    "model-customization": {},
+    "model-serving": {},
 }
 
 # %% tags=["pipeline"]
 with utils.start_step("pipeline") as run:
     for entry_point, parameters in steps.items():
+        if entry_point == "model-serving" and not utils.champion():
+            config.logger.warning("No model has reached the thresholds yet: there is no champion to serve.")
+            continue
         try:
             mlflow.run(
                 str(config.PROJECT_DIR),
@@ -654,6 +660,427 @@ mlflow.run(
 versions = client.search_model_versions(f"name = '{config.CLASSIFIER_MODEL}'")
 aliases = client.get_registered_model(config.CLASSIFIER_MODEL).aliases
 print("versions:", sorted(int(version.version) for version in versions), "aliases:", aliases)
+
+# %% [markdown]
+# ## Flavours: the same model, four ways to call it
+#
+# Both registered models can be loaded in two ways: as what they are (`mlflow.xgboost`), or as a `python_function`
+# (`mlflow.pyfunc`), which is called alike for every kind of model.
+
+# %% tags=["flavour_comparison"]
+# hide import argparse
+import time
+
+import matplotlib.pyplot as plt
+import mlflow
+import pandas as pd
+import xgboost as xgb
+
+import config
+import utils
+
+# hide argparse.ArgumentParser(description="Compare what the flavours take, return, refuse and cost.").parse_args()
+
+# %% tags=["flavour_comparison"]
+training_run = utils.latest_run("model_training")
+data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
+test = utils.load_split(data_run, "test").drop(columns=config.TARGET)
+
+booster_uri, classifier_uri = [
+    f"models:/{name}/{utils.registered_version(name, training_run)}"
+    for name in [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL]
+]
+booster = mlflow.xgboost.load_model(booster_uri)
+classifier = mlflow.xgboost.load_model(classifier_uri)
+booster_pyfunc = mlflow.pyfunc.load_model(booster_uri)
+classifier_pyfunc = mlflow.pyfunc.load_model(classifier_uri)
+
+# %% [markdown]
+# The `Booster` wants a `DMatrix`, XGBoost's own form of data, and answers with the probability of class 1. The
+# `XGBClassifier` wants a DataFrame and answers with classes. Through `pyfunc` both take a DataFrame, and each still
+# gives its own kind of answer:
+
+# %% tags=["flavour_comparison"]
+dmatrix = xgb.DMatrix(test)
+calls = {
+    "Booster": lambda: booster.predict(dmatrix),
+    "XGBClassifier": lambda: classifier.predict(test),
+    "Booster as pyfunc": lambda: booster_pyfunc.predict(test),
+    "XGBClassifier as pyfunc": lambda: classifier_pyfunc.predict(test),
+}
+answers = {name: call() for name, call in calls.items()}
+
+# %%
+pd.DataFrame(answers).head()
+
+# %% [markdown]
+# What does each refuse? We give each of them wrong input and keep the error that it raises. A `pyfunc` model checks
+# its input against the signature: it names the column that is missing and does not care about the order of columns.
+
+# %% tags=["flavour_comparison"]
+wrong_calls = {
+    ("Booster", "a DataFrame"): lambda: booster.predict(test),
+    ("Booster", "a missing column"): lambda: booster.predict(xgb.DMatrix(test.iloc[:, 1:])),
+    ("XGBClassifier", "a missing column"): lambda: classifier.predict(test.iloc[:, 1:]),
+    ("XGBClassifier", "columns in another order"): lambda: classifier.predict(test.iloc[:, ::-1]),
+    ("XGBClassifier", "text"): lambda: classifier.predict(test.astype(str)),
+    ("Booster as pyfunc", "a DMatrix"): lambda: booster_pyfunc.predict(dmatrix),
+    ("XGBClassifier as pyfunc", "a missing column"): lambda: classifier_pyfunc.predict(test.iloc[:, 1:]),
+    ("XGBClassifier as pyfunc", "text"): lambda: classifier_pyfunc.predict(test.astype(str)),
+    ("XGBClassifier as pyfunc", "columns in another order"): lambda: classifier_pyfunc.predict(test.iloc[:, ::-1]),
+}
+refusals = []
+for (name, given), call in wrong_calls.items():
+    try:
+        call()
+        refusal = "accepted"
+    except Exception as error:
+        reason = str(error).split("Error: ")[-1].replace(str(list(test.columns)), "[…]")  # the reason without the data
+        refusal = f"{type(error).__name__}: {' '.join(reason.split())[:80]}"
+    refusals.append({"flavour": name, "given": given, "result": refusal})
+refusals = pd.DataFrame(refusals)
+refused = refusals[refusals.result != "accepted"].groupby("flavour").given.agg(", ".join)
+
+# %%
+with pd.option_context("display.max_colwidth", None):
+    display(refusals)
+
+# %% [markdown]
+# Who needs what only XGBoost's own object can do, such as the importance of features, reaches it through any `pyfunc`
+# model with `get_raw_model()`:
+
+# %%
+inner = classifier_pyfunc.get_raw_model().get_booster()
+pd.Series(inner.get_score(importance_type="gain"), name="gain").nlargest(5).to_frame()
+
+# %% [markdown]
+# All in one table:
+
+# %% tags=["flavour_comparison"]
+flavours = pd.DataFrame(
+    {
+        "loaded with": ["mlflow.xgboost", "mlflow.xgboost", "mlflow.pyfunc", "mlflow.pyfunc"],
+        "takes": ["DMatrix", "DataFrame", "DataFrame", "DataFrame"],
+        "returns": [f"{answer.dtype}, such as {answer[0]:.3g}" for answer in answers.values()],
+        "refuses": [
+            ", ".join(refusals[(refusals.flavour == name) & (refusals.result != "accepted")].given) for name in calls
+        ],
+    },
+    index=pd.Index(calls, name="flavour"),
+)
+
+# %%
+flavours
+
+# %% [markdown]
+# ## What the flavours cost
+#
+# We time the four, for one row and for the whole test set. Each is called once before (warm), and then they take
+# turns, so that a busy moment of the machine hits all of them alike. Making the `DMatrix` belongs to the price of the
+# Booster.
+
+
+# %% tags=["flavour_comparison"]
+def time_calls(frame, repeats=50):
+    timed = {
+        "Booster": lambda: booster.predict(xgb.DMatrix(frame)),
+        "XGBClassifier": lambda: classifier.predict(frame),
+        "Booster as pyfunc": lambda: booster_pyfunc.predict(frame),
+        "XGBClassifier as pyfunc": lambda: classifier_pyfunc.predict(frame),
+    }
+    milliseconds = {name: [] for name in timed}
+    for repeat in range(repeats + 1):
+        for name, call in timed.items():
+            start = time.perf_counter()
+            call()
+            if repeat:  # the first is the warm-up
+                milliseconds[name].append(1000 * (time.perf_counter() - start))
+    quartiles = pd.DataFrame(milliseconds).quantile([0.25, 0.5, 0.75]).T
+    return pd.DataFrame(
+        {
+            "rows": len(frame),
+            "median ms": quartiles[0.5],
+            "spread ms": quartiles[0.75] - quartiles[0.25],
+            "ratio to fastest": quartiles[0.5] / quartiles[0.5].min(),
+        }
+    )
+
+
+latency = pd.concat([time_calls(test.head(1)), time_calls(test)]).rename_axis("flavour")
+
+# %% tags=["volatile"]
+latency.round(2)
+
+# %% tags=["flavour_comparison", "volatile"]
+figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
+for axis, (rows, part) in zip(axes, latency.groupby("rows"), strict=True):
+    axis.barh(part.index, part["median ms"], xerr=part["spread ms"])
+    axis.set(title=f"{rows} row(s)", xlabel="milliseconds a call (median, interquartile range)")
+
+# %% tags=["flavour_comparison"]
+with utils.start_step("flavour_comparison") as run:
+    mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
+    mlflow.log_figure(figure, "latency.png")
+    for name, table in {"flavours": flavours, "refusals": refusals, "latency": latency}.items():
+        mlflow.log_table(table.reset_index(), f"{name}.json")
+    for (name, row), rows in zip(latency.iterrows(), latency.rows, strict=True):
+        mlflow.log_metric(f"ms_{rows}_rows/{name}", row["median ms"])
+
+# %% [markdown]
+# ## Serving with `mlflow models serve`
+#
+# A model that is registered can be served over HTTP with one command:
+#
+# ```bash
+# mlflow models serve -m models:/CancerModel@champion --env-manager local --port 5001
+# ```
+#
+# The next cells do the same from Python: start the server as a process, wait until it is healthy, send it the test
+# set, compare its answers with those of the same model in this process, and stop it, whatever happens. Rows are sent
+# in the form `dataframe_split`: the names of the columns once, then the rows.
+
+# %% tags=["model_serving"]
+# hide import argparse
+
+import mlflow
+import numpy as np
+import requests
+from mlflow.exceptions import MlflowException
+
+import config
+import utils
+
+model_uri = config.CHAMPION_URI
+port = 0
+# hide parser = argparse.ArgumentParser(description="Serve a registered model, query it and compare its answers.")
+# hide parser.add_argument("--model-uri", default=config.CHAMPION_URI, help="the model, such as models:/NAME/VERSION")
+# hide parser.add_argument("--port", type=int, default=0, help="port of the server; 0 takes a free one")
+# hide args = parser.parse_args()
+# hide model_uri, port = args.model_uri, args.port
+
+if not 0 <= port < 65536:
+    raise utils.StepError(f"port is {port}: give a number between 1 and 65535, or 0 for a free port.")
+
+# %% tags=["model_serving"]
+try:
+    model_info = mlflow.models.get_model_info(model_uri)
+    training_run = mlflow.get_run(model_info.run_id)
+except (MlflowException, OSError) as error:
+    reason = str(error).splitlines()[0]
+    raise utils.StepError(f"{model_uri}: there is no such model to serve: {reason}") from None
+data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
+test = utils.load_split(data_run, "test").drop(columns=config.TARGET)
+
+# %% tags=["model_serving"]
+port = port or utils.free_port()
+url = f"http://127.0.0.1:{port}"
+command = ["mlflow", "models", "serve", "-m", model_uri, "--env-manager", "local", "--host", "127.0.0.1"]
+
+with utils.start_step("model_serving") as run:
+    mlflow.log_params({"model_uri": model_uri, "rows": len(test)})
+    with utils.server([*command, "--port", str(port)], f"{url}/health"):
+        response = requests.post(f"{url}/invocations", json=utils.as_request(test), timeout=60)
+    response.raise_for_status()
+    served = np.array(response.json()["predictions"])
+    difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(test)).max())
+    mlflow.log_metric("largest_difference", difference)
+    if difference > 1e-6:
+        raise utils.StepError(f"{model_uri}: the server's answers differ from the model's by up to {difference}.")
+config.logger.info(f"{model_uri}: {len(test)} rows served, largest difference {difference:.1g}")
+
+# %%
+served[:5]
+
+# %% [markdown]
+# ## Serving with MLServer
+#
+# MLServer is a model server of its own, with a protocol (V2) that other servers speak too. It reads the model's
+# address from `model-settings.json`. Its development has come to rest and it needs Python 3.11 or 3.12 and older
+# packages than ours, so it lives in an environment of its own. On Linux and macOS, `make mlserve` makes that
+# environment and starts the server on port 8080; on Windows use the container below.
+
+# %%
+print(Path("docker/mlserve/model-settings.json").read_text())
+
+# %%
+# !uv venv --quiet --allow-existing --python ">=3.11,<3.13" docker/mlserve/.venv
+# !uv pip install --quiet --python docker/mlserve/.venv -r docker/mlserve/requirements.txt
+
+# %%
+mlserver_ports = {f"MLSERVER_{name}_PORT": str(utils.free_port()) for name in ["HTTP", "GRPC", "METRICS"]}
+mlserver_url = f"http://127.0.0.1:{mlserver_ports['MLSERVER_HTTP_PORT']}"
+
+
+def mlserver(folder):
+    return utils.server(
+        ["docker/mlserve/.venv/bin/mlserver", "start", str(folder)],
+        f"{mlserver_url}/v2/models/cancer-model/ready",
+        MLFLOW_TRACKING_URI=store,
+        MLSERVER_HOST="127.0.0.1",
+        **mlserver_ports,
+    )
+
+
+# %% [markdown]
+# The same rows go to MLflow's own address `/invocations`, and to that of the V2 protocol, which wants each column as
+# a tensor with a name, a shape and a type. The server also describes itself (`/v2/models/cancer-model/docs` is a page
+# to try it out) and counts its work for a monitoring system (`/metrics`).
+
+# %%
+v2_request = {
+    "parameters": {"content_type": "pd"},
+    "inputs": [
+        {"name": name, "shape": [len(test), 1], "datatype": "FP64", "data": column.tolist()}
+        for name, column in test.items()
+    ],
+}
+with mlserver("docker/mlserve"):
+    rest = requests.post(f"{mlserver_url}/invocations", json=utils.as_request(test), timeout=60).json()
+    v2 = requests.post(f"{mlserver_url}/v2/models/cancer-model/infer", json=v2_request, timeout=60).json()
+    openapi = requests.get(f"{mlserver_url}/v2/models/cancer-model/docs/dataplane.json", timeout=60).json()
+    metrics_url = f"http://127.0.0.1:{mlserver_ports['MLSERVER_METRICS_PORT']}/metrics"
+    metrics = requests.get(metrics_url, timeout=60).text
+
+print("/invocations gives the same:", rest["predictions"] == served.tolist())
+print("V2 gives the same:", v2["outputs"][0]["data"] == served.tolist())
+print("described:", *list(openapi["paths"])[:3], "…")
+print("counted:", *[line for line in metrics.splitlines() if line.startswith("model_infer_request_success_total")])
+
+# %% [markdown]
+# ## A custom model
+#
+# A server that answers with classes hides how sure the model is. With a model of our own we decide what goes in and
+# out. A *model from code* is a Python file that MLflow stores and runs again when the model is loaded; nothing is
+# pickled. This one has the classifier as its artifact, answers with both probabilities, refuses input that cannot be
+# right, and logs each request without the values in it, since those belong to a patient.
+
+# %% tags=["custom_model"]
+import time
+
+import mlflow
+import numpy as np
+import pandas as pd
+from loguru import logger
+from mlflow.exceptions import MlflowException
+
+
+class CancerProbability(mlflow.pyfunc.PythonModel):
+    """Answers with the probabilities of both classes."""
+
+    def load_context(self, context):
+        """Load the classifier when the server starts.
+
+        Args:
+            context: What MLflow stored with the model: `artifacts["classifier"]` is the classifier's folder.
+        """
+        self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
+
+    def predict(self, context, model_input: pd.DataFrame, params=None):
+        """Predict probabilities.
+
+        Args:
+            context: As above.
+            model_input: n rows of features, of the columns that the classifier was trained on.
+            params: Not used.
+
+        Returns:
+            An array of shape (n, 2): the probabilities of class 0 and class 1.
+
+        Raises:
+            MlflowException: There are no rows, or a value is infinite; a server answers with status 400.
+        """
+        if model_input.empty:
+            raise MlflowException.invalid_parameter_value("There are no rows to predict.")
+        infinite = model_input.columns[np.isinf(model_input).any()]
+        if len(infinite):
+            raise MlflowException.invalid_parameter_value(f"Infinite values in: {', '.join(infinite)}")
+        start = time.perf_counter()
+        probabilities = self.classifier.predict_proba(model_input)
+        logger.info("{} row(s) in {:.1f} ms", len(model_input), 1000 * (time.perf_counter() - start))
+        return probabilities
+
+
+mlflow.models.set_model(CancerProbability())
+
+# %% [markdown]
+# The file must be there before it can be logged, so we extract this cell first.
+
+# %%
+# !python -m notebook_tools.extract custom_model
+
+# %% tags=["model_customization"]
+# hide import argparse
+
+import mlflow
+from mlflow.models import infer_signature
+
+import config
+import utils
+
+# hide argparse.ArgumentParser(description="Register a model that answers with probabilities.").parse_args()
+
+# %% tags=["model_customization"]
+training_run = utils.latest_run("model_training")
+data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
+example = utils.load_split(data_run, "train").drop(columns=config.TARGET).head(3)
+classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{utils.registered_version(config.CLASSIFIER_MODEL, training_run)}"
+probabilities = mlflow.xgboost.load_model(classifier_uri).predict_proba(example)
+
+with utils.start_step("model_customization") as run:
+    mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
+    custom_info = mlflow.pyfunc.log_model(
+        name="custom",
+        python_model=str(config.PROJECT_DIR / "custom_model.py"),
+        artifacts={"classifier": classifier_uri},
+        registered_model_name=config.CUSTOM_MODEL,
+        signature=infer_signature(example, probabilities),
+        input_example=example,
+        pip_requirements=utils.pinned("mlflow", "xgboost", "scikit-learn", "pandas", "loguru"),
+    )
+config.logger.info(f"registered {config.CUSTOM_MODEL} version {custom_info.registered_model_version}")
+
+# %% [markdown]
+# Its answers are those of the classifier's `predict_proba`:
+
+# %%
+import tempfile
+
+custom_uri = f"models:/{config.CUSTOM_MODEL}/{custom_info.registered_model_version}"
+custom = mlflow.pyfunc.load_model(custom_uri)
+pd.DataFrame({"custom model": custom.predict(example)[:, 1], "classifier": probabilities[:, 1]})
+
+# %% [markdown]
+# `mlflow models serve` serves it like any other model. Wrong input is answered with status 400 and a reason:
+
+# %%
+custom_command = ["mlflow", "models", "serve", "-m", custom_uri, "--env-manager", "local", "--host", "127.0.0.1"]
+with utils.server([*custom_command, "--port", str(port)], f"{url}/health") as log:
+    response = requests.post(f"{url}/invocations", json=utils.as_request(test), timeout=60)
+    for wrong in [test.head(1).drop(columns="mean area"), test.head(0)]:
+        refusal = requests.post(f"{url}/invocations", json=utils.as_request(wrong), timeout=60)
+        print(refusal.status_code, refusal.json()["message"].split("Error: ")[-1])
+    request_log = [line for line in log.read_text().splitlines() if "row(s)" in line]
+
+served_probabilities = np.array(response.json()["predictions"])
+print("like predict_proba:", np.allclose(served_probabilities, classifier.predict_proba(test), atol=1e-6))
+
+# %% tags=["volatile"]
+print(*request_log, sep="\n")
+
+# %% [markdown]
+# To let MLServer serve this model in place of the classifier, one line of `model-settings.json` changes. (To serve a
+# newer version of the *same* model nothing changes at all: the alias moves, and the server is started again.)
+
+# %%
+settings = json.loads(Path("docker/mlserve/model-settings.json").read_text())
+settings["parameters"]["uri"] = custom_uri
+with tempfile.TemporaryDirectory() as folder:
+    Path(folder, "model-settings.json").write_text(json.dumps(settings))
+    with mlserver(folder):
+        response = requests.post(f"{mlserver_url}/invocations", json=utils.as_request(test), timeout=60)
+
+print("like predict_proba:", np.allclose(response.json()["predictions"], classifier.predict_proba(test), atol=1e-6))
+
 
 # %% [markdown]
 # ## Sharing the work

@@ -21,10 +21,16 @@ steps = {
     "hyperparameters-tuning": {"n-trials": n_trials},
     "model-training": {},
     "data-evaluation": {},
+    "flavour-comparison": {},
+    "model-customization": {},
+    "model-serving": {},
 }
 
 with utils.start_step("pipeline") as run:
     for entry_point, parameters in steps.items():
+        if entry_point == "model-serving" and not utils.champion():
+            config.logger.warning("No model has reached the thresholds yet: there is no champion to serve.")
+            continue
         try:
             mlflow.run(
                 str(config.PROJECT_DIR),

@@ -1,8 +1,13 @@
 """What several steps share: starting a step's run, finding earlier runs, reading and logging data."""
 
+import contextlib
 import os
 import shutil
+import socket
 import subprocess
+import tempfile
+import time
+import urllib.parse
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +15,8 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pandas as pd
+import psutil
+import requests
 
 import config
 
@@ -124,6 +131,17 @@ def registered_version(name, training_run):
     return int(versions[0].version)
 
 
+def champion():
+    """Tell which version of the classifier is the champion.
+
+    Returns:
+        The version's number, or None where there is none yet.
+    """
+    models = mlflow.MlflowClient().search_registered_models(f"name = '{config.CLASSIFIER_MODEL}'")
+    aliases = models[0].aliases if models else {}
+    return int(aliases[config.CHAMPION]) if config.CHAMPION in aliases else None
+
+
 def read_csv(path):
     """Read a CSV file of features and a two-valued target, given by the user.
 
@@ -232,6 +250,104 @@ def log_dataset(frame, data_run, split, context):
         dataset = mlflow.data.from_pandas(frame, source=source, targets=config.TARGET, name=split)
         mlflow.log_input(dataset, context=context)
     return dataset.digest
+
+
+def free_port():
+    """Find a port of this machine that no server listens on.
+
+    Returns:
+        Its number.
+    """
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def server(command, health_url, **environment):
+    """Run a server as a process of its own: start it, wait until it is ready, and stop it whatever happens.
+
+    Args:
+        command: The words of the command.
+        health_url: An address on this machine that answers with status 200 when the server is ready.
+        **environment: Variables to set for the process.
+
+    Yields:
+        The `pathlib.Path` of the file that the server's output is written to.
+
+    Raises:
+        StepError: The port is taken, or the server ended or did not get ready in `config.SERVER_TIMEOUT` seconds. The
+            message has the last line of the server's output.
+    """
+    port = urllib.parse.urlsplit(health_url).port
+    with socket.socket() as client:
+        if client.connect_ex(("127.0.0.1", port)) == 0:
+            raise StepError(f"Port {port} is in use. Choose another one, or stop the server that uses it.")
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "server.log")
+        # one thread a request is the fastest for few rows, see OMP_NUM_THREADS in the documentation of OpenMP
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        with open(log, "w") as output:
+            process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
+        try:
+            wait_until_ready(process, health_url, log)
+            yield log
+        finally:
+            stop(process)
+
+
+def wait_until_ready(process, health_url, log):
+    """Wait until a server answers.
+
+    Args:
+        process: The server's `psutil.Popen`.
+        health_url: The address that answers with status 200 when it is ready.
+        log: The `pathlib.Path` of the server's output.
+
+    Raises:
+        StepError: It ended, or `config.SERVER_TIMEOUT` seconds went by.
+    """
+    deadline = time.monotonic() + config.SERVER_TIMEOUT
+    while True:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(health_url, timeout=5).ok:
+                return
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            last_line = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+            reason = "ended" if ended else f"was not ready after {config.SERVER_TIMEOUT} seconds"
+            raise StepError(f"The server {reason}. The last that it said: {last_line}")
+        time.sleep(0.2)
+
+
+def stop(process):
+    """End a process and those that it started, by force if it takes more than ten seconds.
+
+    Args:
+        process: A `psutil.Popen`.
+    """
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.terminate()
+        for member in psutil.wait_procs(family, timeout=10)[1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+    process.wait()
+
+
+def as_request(frame):
+    """Make the body of a request to a model server's `/invocations`.
+
+    Args:
+        frame: A `pandas.DataFrame` of features, one row per example.
+
+    Returns:
+        A dict that can be sent as JSON, in MLflow's form `dataframe_split`; a missing number becomes null.
+    """
+    rows = frame.astype(object).where(frame.notna(), None)
+    return {"dataframe_split": rows.to_dict("split", index=False)}
 
 
 def pinned(*packages):

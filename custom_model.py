@@ -1,0 +1,48 @@
+# Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
+
+import time
+
+import mlflow
+import numpy as np
+import pandas as pd
+from loguru import logger
+from mlflow.exceptions import MlflowException
+
+
+class CancerProbability(mlflow.pyfunc.PythonModel):
+    """Answers with the probabilities of both classes."""
+
+    def load_context(self, context):
+        """Load the classifier when the server starts.
+
+        Args:
+            context: What MLflow stored with the model: `artifacts["classifier"]` is the classifier's folder.
+        """
+        self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
+
+    def predict(self, context, model_input: pd.DataFrame, params=None):
+        """Predict probabilities.
+
+        Args:
+            context: As above.
+            model_input: n rows of features, of the columns that the classifier was trained on.
+            params: Not used.
+
+        Returns:
+            An array of shape (n, 2): the probabilities of class 0 and class 1.
+
+        Raises:
+            MlflowException: There are no rows, or a value is infinite; a server answers with status 400.
+        """
+        if model_input.empty:
+            raise MlflowException.invalid_parameter_value("There are no rows to predict.")
+        infinite = model_input.columns[np.isinf(model_input).any()]
+        if len(infinite):
+            raise MlflowException.invalid_parameter_value(f"Infinite values in: {', '.join(infinite)}")
+        start = time.perf_counter()
+        probabilities = self.classifier.predict_proba(model_input)
+        logger.info("{} row(s) in {:.1f} ms", len(model_input), 1000 * (time.perf_counter() - start))
+        return probabilities
+
+
+mlflow.models.set_model(CancerProbability())
