@@ -28,9 +28,11 @@ lint: .venv/installed ## check and format the Python files
 	ruff check
 	ruff format
 
-constraints: .venv/installed ## look for newer versions of all packages below requirements.txt
+constraints: .venv/installed ## look for newer versions of all packages below the requirements.txt files
 	grep -v '^-c' requirements.txt | uv pip compile - --group pyproject.toml:test --universal --python-version 3.11 \
 		--upgrade --no-header --no-annotate --quiet --output-file constraints.txt
+	grep -v '^-c' docker/mlserve/requirements.txt | uv pip compile - --universal --python-version 3.11 \
+		--upgrade --no-header --no-annotate --quiet --output-file docker/mlserve/constraints.txt
 
 clean: ## remove what was made, except the runs and models
 	rm -rf .venv modeling.ipynb .pytest_cache .ruff_cache

@@ -67,3 +67,17 @@ def test_one_list_of_versions():
     assert set(wanted) <= set(pinned)
     packages = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if re.match(r"\w", line)]
     assert len(packages) == len(wanted)  # each with its version
+
+
+def test_mlserver_has_the_same_versions():
+    folder = ROOT / "docker" / "mlserve"
+    project, mlserver = (
+        set(re.findall(r"^([\w-]+==[^#\n]+)", path.read_text(), re.MULTILINE))
+        for path in (ROOT / "requirements.txt", folder / "requirements.txt")
+    )
+    assert {line for line in mlserver - project if not line.startswith("mlserver")} == set()
+    assert {line.split("==")[0] for line in mlserver & project} >= {
+        "mlflow", "xgboost", "xgboost-cpu", "scikit-learn", "pandas", "numpy", "loguru"
+    }  # fmt: skip
+    pinned = re.findall(r"^([\w-]+==[\w.]+)", (folder / "constraints.txt").read_text(), re.MULTILINE)
+    assert {line.split(";")[0].strip() for line in mlserver} <= set(pinned)
