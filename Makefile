@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough ui test test-fast scripts lint constraints clean
+.PHONY: help walkthrough ui test test-fast scripts readme check-readme lint constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -23,6 +23,12 @@ test-fast: .venv/installed ## the tests that take no more than seconds
 
 scripts: .venv/installed ## make the scripts from the notebook
 	python -m notebook_tools.extract
+
+readme: .venv/installed ## make README.md and its plots from a run of the notebook in an empty folder
+	python -m notebook_tools.readme
+
+check-readme: .venv/installed ## compare README.md with the notebook, without a run
+	python -m notebook_tools.readme --check
 
 lint: .venv/installed ## check and format the Python files
 	ruff check

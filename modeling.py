@@ -1075,6 +1075,7 @@ print(*request_log, sep="\n")
 settings = json.loads(Path("docker/mlserve/model-settings.json").read_text())
 settings["parameters"]["uri"] = custom_uri
 with tempfile.TemporaryDirectory() as folder:
+    shutil.copy("docker/mlserve/settings.json", folder)
     Path(folder, "model-settings.json").write_text(json.dumps(settings))
     with mlserver(folder):
         response = requests.post(f"{mlserver_url}/invocations", json=utils.as_request(test), timeout=60)

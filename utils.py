@@ -277,7 +277,7 @@ def server(command, health_url, **environment):
 
     Raises:
         StepError: The port is taken, or the server ended or did not get ready in `config.SERVER_TIMEOUT` seconds. The
-            message has the last line of the server's output.
+            message has what the server said of the reason.
     """
     port = urllib.parse.urlsplit(health_url).port
     with socket.socket() as client:
@@ -314,9 +314,11 @@ def wait_until_ready(process, health_url, log):
                 return
         ended = process.poll() is not None
         if ended or time.monotonic() > deadline:
-            last_line = (log.read_text(errors="replace").strip().splitlines() or ["nothing"])[-1]
+            lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+            # a server that fails often goes on to say that it shut down
+            telling = [line for line in lines if "error" in line.lower()] or lines
             reason = "ended" if ended else f"was not ready after {config.SERVER_TIMEOUT} seconds"
-            raise StepError(f"The server {reason}. The last that it said: {last_line}")
+            raise StepError(f"The server {reason}. It said: {telling[-1].strip()}")
         time.sleep(0.2)
 
 

@@ -3,6 +3,8 @@
 usage: python -m notebook_tools.run
 """
 
+import shutil
+import subprocess
 import sys
 import time
 
@@ -14,11 +16,26 @@ from nbclient.exceptions import CellExecutionError
 import config
 
 
-def execute(notebook):
-    """Execute all cells of a notebook in the project's folder, printing each section's heading on the way.
+def copy_project(folder):
+    """Copy the project's files, without what was made on this machine.
+
+    Args:
+        folder: The `pathlib.Path` of an existing folder.
+    """
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=config.PROJECT_DIR, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (config.PROJECT_DIR / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(config.PROJECT_DIR / name, folder / name)
+
+
+def execute(notebook, folder):
+    """Execute all cells of a notebook, printing each section's heading on the way.
 
     Args:
         notebook: The `nbformat.NotebookNode`; its cells get their outputs.
+        folder: The `pathlib.Path` of the folder to run in.
 
     Raises:
         CellExecutionError: A cell failed.
@@ -34,7 +51,7 @@ def execute(notebook):
     client = NotebookClient(
         notebook,
         timeout=None,
-        resources={"metadata": {"path": config.PROJECT_DIR}},
+        resources={"metadata": {"path": folder}},
         on_cell_start=show_section,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # the kernel warns about each local connection
     )
@@ -71,7 +88,7 @@ def main():
     result = source.with_suffix(".ipynb")
     notebook = jupytext.read(source)
     try:
-        execute(notebook)
+        execute(notebook, config.PROJECT_DIR)
     except CellExecutionError as error:
         print(f"error: a cell of {source.name} failed; its output is in {result.name}\n{error}", file=sys.stderr)
         return 1

@@ -1,7 +1,6 @@
 """Scratch copies of the project, with the commands that a user gives in them."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +11,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from notebook_tools.run import copy_project  # noqa: E402
+
 
 class Project:
     """A copy of the project in a folder of its own, with a store of its own."""
 
     def __init__(self, folder):
         self.folder = folder
-        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-        files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-        for name in files:
-            if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
+        copy_project(folder)
 
     def run(self, *command, cwd=None, **variables):
         """Run a command in the project, as from a shell with the environment active."""
