@@ -13,11 +13,12 @@
 # %% [markdown]
 # # A model's life with MLflow
 #
-# This notebook takes one XGBoost model through its whole life on one machine: we prepare the data, tune, train,
-# register and evaluate the model, and turn the notebook into an MLflow Project that others can run. The data are
-# scikit-learn's breast cancer measurements: 569 tumours, 30 numbers about each, and the question is whether a tumour
-# is benign (1) or malignant (0). You know scikit-learn; you need to know nothing about MLflow.
-#
+# This notebook takes one XGBoost model through its whole life on one machine: it prepares the data, tunes, trains,
+# registers and evaluates the model, lets others run all that as an MLflow Project, and serves the model in four ways.
+# The data are scikit-learn's breast cancer measurements: 569 tumours, 30 numbers about each, and the question is
+# whether a tumour is benign (1) or malignant (0). You know scikit-learn; you need to know nothing about MLflow.
+
+# %% [markdown]
 # MLflow keeps the books of an experiment. Whatever produced a model (data, parameters, code) and whatever came out of
 # it (metrics, plots, the model itself) is stored in a **run**; runs are collected in an **experiment**; a model worth
 # keeping becomes a **version** of a **registered model**.
@@ -149,7 +150,7 @@ data = utils.add_features(utils.as_numbers(data, dataset))
 data[config.TARGET] = (target == classes[1]).astype(int)
 
 # %%
-data.head()
+data[[*data.columns[:3], *data.columns[-3:]]].head()
 
 # %% [markdown]
 # The split is *stratified*: both sets have the same share of benign tumours. It is *seeded*: the same data always

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.parse
@@ -285,15 +287,20 @@ def server(command, health_url, **environment):
             raise StepError(f"Port {port} is in use. Choose another one, or stop the server that uses it.")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "server.log")
-        # one thread a request is the fastest for few rows, see OMP_NUM_THREADS in the documentation of OpenMP
+        # for few rows the threads of XGBoost cost more than they bring
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        with open(log, "w") as output:
-            process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
+        # SIGTERM would end us without a word to the server; as an exception it is one more way out of the `try`
+        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
-            wait_until_ready(process, health_url, log)
-            yield log
+            with open(log, "w") as output:
+                process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
+            try:
+                wait_until_ready(process, health_url, log)
+                yield log
+            finally:
+                stop(process)
         finally:
-            stop(process)
+            signal.signal(signal.SIGTERM, before)
 
 
 def wait_until_ready(process, health_url, log):

@@ -36,8 +36,8 @@ make walkthrough
 make ui
 ```
 
-The first command runs everything on this page, in some minutes; the second shows the results in the browser. `make test`
-runs the tests. This page is made from a run of [modeling.py](modeling.py): nothing in it was written by hand.
+The first command runs everything on this page, in some minutes; the second shows the results in the browser.
+`make test` runs the tests. This page is made from a run of [modeling.py](modeling.py), not written by hand.
 
 ![The runs of the experiment in the MLflow UI](img/runs_list.png)
 
