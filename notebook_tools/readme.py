@@ -23,10 +23,11 @@ README = config.PROJECT_DIR / "README.md"
 # What differs from run to run and means nothing to a reader, and what stands in its place.
 VARYING = [
     (r"\x1b\[[0-9;]*m", ""),  # colours
-    (r"\b(m-)?[0-9a-f]{32}\b", r"\1<id>"),  # runs and models
+    (r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),  # runs and models
     (r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?", "<time>"),
     (r"(127\.0\.0\.1|localhost):\d{5}\b", r"\1:<port>"),
     (r" at 0x[0-9a-f]+", ""),
+    (r"\b\d+\.\d ms\b", "<n> ms"),
 ]
 FRONT_MATTER = """\
 To run it, on Linux or macOS with Python 3.11 to 3.13:
