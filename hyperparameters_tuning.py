@@ -34,7 +34,7 @@ def objective(trial):
     num_boost_round = trial.suggest_int("num_boost_round", 30, 300)
     with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as run:
         history = xgb.cv(
-            {"objective": "binary:logistic", **params},
+            {"objective": "binary:logistic", "nthread": utils.threads(train), **params},
             dtrain,
             num_boost_round,
             nfold=config.N_FOLDS,

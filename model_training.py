@@ -41,7 +41,12 @@ with utils.start_step("model_training") as run:
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
     booster = xgb.train(
-        {"objective": "binary:logistic", "eval_metric": ["error", "logloss"], "seed": config.SEED, **params},
+        {
+            "objective": "binary:logistic",
+            "eval_metric": ["error", "logloss"],
+            "nthread": utils.threads(train),
+            **params,
+        },
         dfit,
         num_boost_round,
         evals=[(dfit, "train"), (dvalid, "validation")],
@@ -59,7 +64,7 @@ with utils.start_step("model_training") as run:
     )
 
     # The number of rounds has two names: num_boost_round of xgb.train is n_estimators of XGBClassifier.
-    classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), random_state=config.SEED)
+    classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train))
     classifier.fit(fit_features, fit_target)
     classifier_info = mlflow.xgboost.log_model(
         classifier,

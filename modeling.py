@@ -237,7 +237,7 @@ def objective(trial):
     num_boost_round = trial.suggest_int("num_boost_round", 30, 300)
     with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as run:
         history = xgb.cv(
-            {"objective": "binary:logistic", **params},
+            {"objective": "binary:logistic", "nthread": utils.threads(train), **params},
             dtrain,
             num_boost_round,
             nfold=config.N_FOLDS,
@@ -368,7 +368,12 @@ with utils.start_step("model_training") as run:
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
     booster = xgb.train(
-        {"objective": "binary:logistic", "eval_metric": ["error", "logloss"], "seed": config.SEED, **params},
+        {
+            "objective": "binary:logistic",
+            "eval_metric": ["error", "logloss"],
+            "nthread": utils.threads(train),
+            **params,
+        },
         dfit,
         num_boost_round,
         evals=[(dfit, "train"), (dvalid, "validation")],
@@ -386,7 +391,7 @@ with utils.start_step("model_training") as run:
     )
 
     # The number of rounds has two names: num_boost_round of xgb.train is n_estimators of XGBClassifier.
-    classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), random_state=config.SEED)
+    classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train))
     classifier.fit(fit_features, fit_target)
     classifier_info = mlflow.xgboost.log_model(
         classifier,

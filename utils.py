@@ -234,6 +234,18 @@ def load_split(data_run, split):
     return pd.read_csv(path)
 
 
+def threads(frame):
+    """Tell with how many threads XGBoost should train.
+
+    Args:
+        frame: The training data, a `pandas.DataFrame`.
+
+    Returns:
+        1 for few rows, where sharing the work costs more than it brings, else 0, which means one a core.
+    """
+    return 1 if len(frame) < config.ROWS_FOR_THREADS else 0
+
+
 def log_dataset(frame, data_run, split, context):
     """Log one of the two data sets of a data preparation run as an input of the active run.
 
