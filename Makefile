@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough ui test test-fast scripts readme check-readme lint constraints clean
+.PHONY: help walkthrough ui mlserve test test-fast scripts readme check-readme lint constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -14,6 +14,10 @@ walkthrough: .venv/installed ## run the whole notebook; the runs and models are 
 
 ui: .venv/installed ## show the runs and models at http://127.0.0.1:5000
 	mlflow ui --workers 1
+
+mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion with MLServer at http://127.0.0.1:8080
+	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} OMP_NUM_THREADS=1 \
+		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
 test: .venv/installed ## check and run everything (about a quarter of an hour)
 	pytest
@@ -51,4 +55,10 @@ clean: ## remove what was made, except the runs and models
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
 	@uv pip install --quiet --python .venv/bin/python --requirements requirements.txt --group test
+	@touch $@
+
+docker/mlserve/.venv/installed: docker/mlserve/requirements.txt docker/mlserve/constraints.txt
+	@echo "installing into docker/mlserve/.venv"
+	@uv venv --quiet --clear --python '>=3.11,<3.13' docker/mlserve/.venv
+	@uv pip install --quiet --python docker/mlserve/.venv --requirements docker/mlserve/requirements.txt
 	@touch $@

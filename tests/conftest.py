@@ -23,11 +23,15 @@ class Project:
 
     def run(self, *command, cwd=None, **variables):
         """Run a command in the project, as from a shell with the environment active."""
+        env = self.environment | variables
+        return subprocess.run(command, cwd=cwd or self.folder, env=env, capture_output=True, text=True, timeout=1200)
+
+    @property
+    def environment(self):
+        """The variables of a shell in which the tests' environment is active and nothing is set for MLflow."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-        return subprocess.run(
-            command, cwd=cwd or self.folder, env=env | variables, capture_output=True, text=True, timeout=1200
-        )
+        return env
 
     def mlflow_run(self, entry_point, *options, **parameters):
         """Run `mlflow run . -e entry_point --env-manager local`; `test_size=0.5` becomes `-P test-size=0.5`."""

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -74,9 +73,8 @@ def mlserver(walkthrough, uri, port, folder):
 def servers(walkthrough, models, uris, tmp_path_factory):
     """Both servers, with the classifier and with the custom model: a dict from (server, model) to the address."""
     ports = [utils.free_port() for _ in range(4)]
-    path = [str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", ":".join(path))
+        patch.setenv("PATH", walkthrough.environment["PATH"])
         with (
             mlflow_serve(uris[config.CLASSIFIER_MODEL], ports[0]),
             mlflow_serve(uris[config.CUSTOM_MODEL], ports[1]),

@@ -1,0 +1,68 @@
+"""Every shell command that README.md shows is run here or by another test, or the reason why not is given."""
+
+import re
+import shlex
+
+import pytest
+from conftest import ROOT
+
+import utils
+
+TEXT = (ROOT / "README.md").read_text()
+SHOWN = {
+    line.strip()
+    for block in re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+}
+
+# These end by themselves.
+RUN = [
+    "jupytext --to ipynb modeling.py",
+    "mlflow run . -e hyperparameters-tuning -P n-trials=20 --env-manager local",
+]
+# These are servers: the address that answers when they are ready.
+SERVE = {
+    "make ui": "http://127.0.0.1:5000/health",
+    "mlflow ui --workers 1": "http://127.0.0.1:5000/health",
+    "mlflow models serve -m models:/CancerModel@champion --env-manager local --port 5001": "http://127.0.0.1:5001/health",
+    "make mlserve": "http://127.0.0.1:8080/v2/models/cancer-model/ready",
+}
+ELSEWHERE = {
+    "make walkthrough": "the fixture `walkthrough`, by the command behind it",
+    "make test": "these tests",
+}
+NOT_RUN = {
+    "conda env create -f conda.yaml": "needs conda",
+    "conda activate mlflow-walkthrough": "needs conda",
+    "python -m venv .venv": "the same as `make .venv/installed`, which made the environment of these tests",
+    "source .venv/bin/activate": "as above",
+    "pip install -r requirements.txt": "as above",
+}
+
+
+def test_every_command_is_known():
+    assert SHOWN == {*RUN, *SERVE, *ELSEWHERE, *NOT_RUN} - ({"make test"} - SHOWN)
+
+
+def words_of(command):
+    """The words of a command, with the environment of these tests in place of one that make would install."""
+    words = shlex.split(command)
+    installed = ["-o", ".venv/installed", "-o", "docker/mlserve/.venv/installed"]
+    return [words[0], *installed, *words[1:]] if words[0] == "make" else words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", RUN)
+def test_command(walkthrough, command):
+    result = walkthrough.run(*words_of(command))
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("command", "address"), SERVE.items(), ids=SERVE)
+def test_server(walkthrough, monkeypatch, command, address):
+    monkeypatch.chdir(walkthrough.folder)
+    monkeypatch.setenv("PATH", walkthrough.environment["PATH"])
+    with utils.server(words_of(command), address) as log:
+        assert "Traceback" not in log.read_text()
