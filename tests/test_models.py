@@ -47,9 +47,7 @@ def uris(walkthrough, models):
 
 def mlflow_serve(uri, port):
     command = ["mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--host", "127.0.0.1", "-p", str(port)]
-    return utils.server(
-        [str(Path(sys.executable).parent / command[0]), *command[1:]], f"http://127.0.0.1:{port}/health"
-    )
+    return utils.server(command, f"http://127.0.0.1:{port}/health")
 
 
 def mlserver(walkthrough, uri, port, folder):
