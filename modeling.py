@@ -58,7 +58,10 @@
 # ```
 #
 # In JupyterLab there is no need to: right-click `modeling.py`, choose *Open With › Notebook*. The two files are
-# paired (see `jupytext.toml`): what you change in one is saved to both.
+# paired (see `jupytext.toml`): what you change in one is saved to both. Choose *Run › Run All Cells*; nothing has to
+# be started by hand.
+#
+# ![The notebook in JupyterLab](img/jupyterlab.png)
 
 # %%
 import os
@@ -92,6 +95,8 @@ print(f"MLflow {mlflow.__version__}")
 # Nobody has to start a server to *log* something. By default MLflow 3 keeps its books in two places in the folder
 # where the code runs: `mlflow.db`, an SQLite database of runs, parameters, metrics and registered models; and
 # `mlruns/`, a folder for the files that belong to them. The UI reads both.
+#
+# ![The start page of the MLflow UI](img/mlflow_main.png)
 
 # %%
 mlflow.set_experiment(config.EXPERIMENT)
@@ -285,9 +290,24 @@ study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value",
 # %% [markdown]
 # ## Reading the results in the UI
 #
-# In the UI, open the experiment and unfold the run `Hyperparameters_Search`: there are the trials. Select some of
-# them and choose *Compare* to see which parameters go with a high accuracy; in the chart view, `auc` and `error` show
-# how each trial learned, round by round; the tab *System metrics* of the parent run shows how busy the machine was.
+# In the UI, open the experiment and unfold the run `Hyperparameters_Search`: there are the trials, one nested run
+# each, with their parameters and their accuracy side by side.
+#
+# ![The list of runs, with the trials unfolded](img/runs_list.png)
+#
+# The chart view draws the metrics of all runs. Look at how `auc` rises and `error` falls with each boosting round,
+# and which trial stops getting better early.
+#
+# ![Charts of the trials' metrics, round by round](img/runs_charts.png)
+#
+# Select the trials and choose *Compare*: each line is a trial, and runs from its parameters to its accuracy. Good
+# lines that pass through the same region tell which values matter.
+#
+# ![The trials compared](img/compare_runs_counter_plot.png)
+#
+# The tab *System metrics* of the tuning run shows what the machine was doing.
+#
+# ![System metrics of the tuning run](img/system_metrics.png)
 #
 # Whatever the UI shows, code can ask for too. These are the three best trials, found with a search in MLflow:
 
@@ -420,6 +440,15 @@ model_uri = f"models:/{config.CLASSIFIER_MODEL}/{classifier_info.registered_mode
 print(Path(mlflow.artifacts.download_artifacts(f"{model_uri}/MLmodel")).read_text())
 
 # %% [markdown]
+# The UI shows the same folder, and tells how to load the model:
+#
+# ![The files of the model in the UI](img/model_artifacts.png)
+#
+# And it shows what autologging took down while the Booster was trained:
+#
+# ![The metrics of the training run](img/model_metrics.png)
+
+# %% [markdown]
 # ## Evaluating the model
 #
 # Training made a new version of `CancerModel`. Is it good enough to be used? The evaluation runs on the test set, or
@@ -508,6 +537,12 @@ pd.Series(result.metrics, name="value").to_frame()
 # %%
 for plot in ["roc_curve_plot", "precision_recall_curve_plot", "confusion_matrix", "shap_beeswarm_plot"]:
     display(result.artifacts[plot].content)
+
+# %% [markdown]
+# The plots are artifacts of the run. In the last one each dot is a tumour: its colour says how large the feature is,
+# its place how far that pushes the answer towards benign (right) or malignant (left).
+#
+# ![The SHAP plot in the UI](img/shap_plot.png)
 
 # %% [markdown]
 # ## The gate
@@ -902,8 +937,12 @@ served[:5]
 #
 # MLServer is a model server of its own, with a protocol (V2) that other servers speak too. It reads the model's
 # address from `model-settings.json`. Its development has come to rest and it needs Python 3.11 or 3.12 and older
-# packages than ours, so it lives in an environment of its own. On Linux and macOS, `make mlserve` makes that
-# environment and starts the server on port 8080; on Windows use the container below.
+# packages than ours, so it lives in an environment of its own. This makes the environment and starts the server on
+# port 8080 (without `make`, on Windows for instance, use the container below):
+#
+# ```bash
+# make mlserve
+# ```
 
 # %%
 print(Path("docker/mlserve/model-settings.json").read_text())
@@ -917,9 +956,12 @@ mlserver_ports = {f"MLSERVER_{name}_PORT": str(utils.free_port()) for name in ["
 mlserver_url = f"http://127.0.0.1:{mlserver_ports['MLSERVER_HTTP_PORT']}"
 
 
+mlserver_program = f"docker/mlserve/.venv/{'Scripts' if os.name == 'nt' else 'bin'}/mlserver"
+
+
 def mlserver(folder):
     return utils.server(
-        ["docker/mlserve/.venv/bin/mlserver", "start", str(folder)],
+        [mlserver_program, "start", str(folder)],
         f"{mlserver_url}/v2/models/cancer-model/ready",
         MLFLOW_TRACKING_URI=store,
         MLSERVER_HOST="127.0.0.1",
@@ -951,6 +993,14 @@ print("/invocations gives the same:", rest["predictions"] == served.tolist())
 print("V2 gives the same:", v2["outputs"][0]["data"] == served.tolist())
 print("described:", len(openapi["paths"]), "addresses, such as", "/v2/models/cancer-model/infer")
 print("counted:", *[line for line in metrics.splitlines() if line.startswith("model_infer_request_success_total")])
+
+# %% [markdown]
+# The page `/v2/models/cancer-model/docs` lists the addresses of the model, with a form to try each of them:
+#
+# ![The model's page in MLServer](img/mlserver.png)
+#
+# Know one difference: where `mlflow models serve` answers a caller's mistake with status 400, MLServer answers some
+# of them, such as broken JSON, with status 500.
 
 # %% [markdown]
 # ## A custom model
@@ -1090,6 +1140,11 @@ print("like predict_proba:", np.allclose(response.json()["predictions"], classif
 
 
 # %% [markdown]
+# ## Containers
+#
+# (in the works)
+
+# %% [markdown]
 # ## Sharing the work
 #
 # The store in this folder is enough for one person. Two simple ways to share come to mind: a store in a folder that
@@ -1113,7 +1168,8 @@ print(mlflow.artifacts.load_text(f"runs:/{shared_run.info.run_id}/note.txt"))
 # reaches it by another path, runs and metrics are still there, but their files are not:
 
 # %%
-moved = shared.rename(shared.with_name("moved"))
+moved = shutil.copytree(shared, shared.with_name("moved"))
+shutil.rmtree(shared / "artifacts")
 mlflow.set_tracking_uri(f"sqlite:///{(moved / 'mlflow.db').as_posix()}")
 print("status:", mlflow.get_run(shared_run.info.run_id).info.status)
 try:
