@@ -236,9 +236,18 @@ class TestPipeline:
         assert result.returncode == 1
         assert "test-size is 2" in result.stdout + result.stderr
 
+    def test_without_a_folder_to_write_to(self, containers):
+        code, said = ask("docker", "run", "--rm", containers.image("mlproject_docker"))
+        assert (code, said) == (1, "User 1000 may not write to /opt/mlproject: set HOST_USER, see docker-compose.yml")
+
 
 class TestServer:
     pytestmark = needs_docker
+
+    def test_without_a_store(self, containers, tmp_path):
+        result = Containers(tmp_path).compose("docker/mlserve", "run", "--rm", "mlserver")
+        assert result.returncode == 1
+        assert f"{tmp_path}/mlflow.db is missing" in result.stdout + result.stderr
 
     def test_answers_as_the_model_does(self, server, champion):
         rows, answers = champion
