@@ -1,0 +1,287 @@
+"""The two images, built and used as a user would: the pipeline runs in one, the other serves its model."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import mlflow
+import numpy as np
+import pytest
+import requests
+import yaml
+from conftest import ROOT, Project
+
+import config
+import utils
+
+# The folder of each image, with the name of its service in docker-compose.yml.
+IMAGES = {"mlproject_docker": "mlproject", "docker/mlserve": "mlserver"}
+# The files in the project must belong to the user who starts the containers; for root we take somebody else.
+USER = (os.getuid(), os.getgid()) if os.getuid() else (1234, 1234)
+
+
+def ask(*command):
+    """Run a command of Docker and return what it says, with its exit code."""
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return result.returncode, (result.stdout + result.stderr).strip()
+
+
+if shutil.which("docker") and ask("docker", "compose", "version")[0] == 0:
+    COMPOSE = ["docker", "compose"]
+else:
+    COMPOSE = ["docker-compose"]
+
+
+def missing():
+    """Say what is missing to try the images; empty where nothing is."""
+    if not shutil.which("docker"):
+        return "Docker is not installed"
+    code, said = ask("docker", "version", "--format", "{{.Server.Version}}")
+    if code:
+        return f"Docker's daemon cannot be reached: {said.splitlines()[-1]}"
+    return "" if shutil.which(COMPOSE[0]) else "Docker Compose is not installed"
+
+
+MISSING = missing()
+needs_docker = [pytest.mark.slow, pytest.mark.docker, pytest.mark.skipif(MISSING != "", reason=MISSING)]
+
+
+class Containers(Project):
+    """A copy of the project in which Compose is used. What a user has built or started elsewhere stays as it is."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.port, self.metrics_port = utils.free_port(), utils.free_port()
+
+    def compose(self, folder, *words):
+        """Run Compose with the file of one image's folder."""
+        if USER[0] != os.getuid():
+            for path in [self.folder, *self.folder.rglob("*")]:
+                os.chown(path, *USER)
+        return self.run(
+            *COMPOSE, "--project-name", self.name(folder), "--file", f"{folder}/docker-compose.yml", *words,
+            PWD=str(self.folder), HOST_USER=f"{USER[0]}:{USER[1]}",
+            MLSERVE_PORT=str(self.port), MLSERVE_METRICS_PORT=str(self.metrics_port),
+        )  # fmt: skip
+
+    def name(self, folder):
+        return f"test{os.getpid()}{IMAGES[folder]}"
+
+    def image(self, folder):
+        """Tell the image's name: it joins two names, older versions of Compose with `_`, newer ones with `-`."""
+        names = ask("docker", "images", "--format", "{{.Repository}}")[1].splitlines()
+        return next(name for name in names if re.fullmatch(f"{self.name(folder)}[_-]{IMAGES[folder]}", name))
+
+    def layers(self, folder):
+        return ask("docker", "image", "inspect", "--format", "{{json .RootFS.Layers}}", self.image(folder))[1].split(
+            ","
+        )
+
+    def container(self, folder):
+        return self.compose(folder, "ps", "--quiet").stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def containers(tmp_path_factory):
+    """A copy of the project in which both images are built."""
+    project = Containers(tmp_path_factory.mktemp("containers"))
+    try:
+        for folder in IMAGES:
+            result = project.compose(folder, "build")
+            assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        yield project
+    finally:
+        for folder in IMAGES:
+            project.compose(folder, "down", "--rmi", "all", "--volumes", "--remove-orphans")
+
+
+@pytest.fixture(scope="module")
+def pipeline(containers):
+    """The same project, after the pipeline has run in a container."""
+    containers.result = containers.compose("mlproject_docker", "run", "--rm", "mlproject", "main", "-Pn-trials=2")
+    assert containers.result.returncode == 0, containers.result.stdout + containers.result.stderr
+    paths = [containers.folder / "mlflow.db", *(containers.folder / "mlruns").rglob("*")]
+    containers.owners = {(path.stat().st_uid, path.stat().st_gid) for path in paths}
+    return containers
+
+
+@pytest.fixture(scope="module")
+def champion(pipeline):
+    """The model that the container made, loaded on the host, with rows of the test set and its answers."""
+    mlflow.set_tracking_uri(f"sqlite:///{pipeline.folder}/mlflow.db")
+    try:
+        data_run = pipeline.runs("tags.step = 'data_preprocessing'")[0]
+        rows = utils.load_split(data_run, "test").drop(columns=config.TARGET)
+        return rows, mlflow.pyfunc.load_model(config.CHAMPION_URI).predict(rows)
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def server(pipeline, champion):
+    """The project with the server up; its address on the host is `url`."""
+    pipeline.url = f"http://127.0.0.1:{pipeline.port}"
+    try:
+        result = pipeline.compose("docker/mlserve", "up", "--detach")
+        assert result.returncode == 0, result.stdout + result.stderr
+        container = pipeline.container("docker/mlserve")
+        deadline = time.monotonic() + 180
+        while (status := ask("docker", "inspect", "--format", "{{.State.Health.Status}}", container)[1]) != "healthy":
+            assert status == "starting" and time.monotonic() < deadline, ask("docker", "logs", container)[1][-5000:]
+            time.sleep(1)
+        yield pipeline
+    finally:
+        pipeline.compose("docker/mlserve", "down")
+
+
+@pytest.mark.parametrize("folder", IMAGES)
+def test_files_are_plain(folder):
+    compose = yaml.safe_load((ROOT / folder / "docker-compose.yml").read_text())
+    assert set(compose) == {"services"}  # what both the old and the new Compose take
+    for service in compose["services"].values():
+        assert all(re.fullmatch(r"127\.0\.0\.1:\$\{\w+:-\d+\}:\d+", port) for port in service.get("ports", []))
+    dockerfile = (ROOT / folder / "Dockerfile").read_text()
+    assert re.findall(r"^FROM (.*)", dockerfile, re.MULTILINE) == ["python:3.11-slim"]
+    assert "--mount" not in dockerfile and "# syntax" not in dockerfile
+
+
+class TestImages:
+    pytestmark = needs_docker
+
+    @pytest.mark.parametrize("folder", IMAGES)
+    def test_is_small_and_holds_no_secret(self, containers, folder):
+        image = containers.image(folder)
+        assert int(ask("docker", "image", "inspect", "--format", "{{.Size}}", image)[1]) < 1.7e9
+        history = ask("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image)[1]
+        settings = ask("docker", "image", "inspect", "--format", "{{json .Config.Env}}", image)[1]
+        assert "pip install" in history and "PATH" in settings
+        assert not re.search(r"(?i)password|passwd|secret|token|api_?key|credential|://[^/\s]*@", history + settings)
+        packages = ask("docker", "run", "--rm", "--network=none", "--entrypoint=pip", image, "list")[1]
+        assert "xgboost-cpu" in packages
+        assert not re.search(r"(?i)nvidia|cuda|nccl", packages)
+
+    @pytest.mark.parametrize("folder", IMAGES)
+    def test_is_not_root_and_cannot_change_itself(self, containers, folder):
+        compiled = "python -c 'import mlflow, os; print(os.path.exists(mlflow.__cached__))'"
+        command = f"id -u; test -w . && echo writable || echo fixed; {compiled}; ls -A"
+        code, said = ask("docker", "run", "--rm", "--entrypoint=sh", containers.image(folder), "-c", command)
+        assert code == 0, said
+        user, state, is_compiled, *files = said.splitlines()
+        assert (user, state, is_compiled) == ("1000", "fixed", "True")
+        if folder == "mlproject_docker":
+            code = {path.name for path in ROOT.glob("*.py")} - {"modeling.py"}
+            assert set(files) == code | {"MLproject", "conda.yaml", "requirements.txt", "constraints.txt"}
+        else:
+            assert files == ["model-settings.json"]
+
+    @pytest.mark.parametrize(
+        "folder, file", [("mlproject_docker", "utils.py"), ("docker/mlserve", "model-settings.json")]
+    )
+    def test_a_change_of_code_does_not_install_the_packages_again(self, containers, folder, file):
+        before = containers.layers(folder)
+        path = containers.folder / ("" if folder == "mlproject_docker" else folder) / file
+        text = path.read_text()
+        path.write_text(text + "\n")
+        start = time.monotonic()
+        assert containers.compose(folder, "build").returncode == 0
+        seconds = time.monotonic() - start
+        after = containers.layers(folder)
+        changed = ask("docker", "images", "--quiet", containers.image(folder))[1]
+        path.write_text(text)
+        assert containers.compose(folder, "build").returncode == 0
+        ask("docker", "rmi", changed)
+        assert len(set(before) - set(after)) in {1, 2}  # the copy, and the layer of its permissions
+        assert seconds < 60
+
+
+class TestPipeline:
+    pytestmark = needs_docker
+
+    def test_runs_are_in_the_store_of_the_host(self, pipeline):
+        steps = [run.data.tags["step"] for run in pipeline.runs() if "step" in run.data.tags]
+        assert sorted(steps) == sorted(config.RUN_NAMES)
+        assert pipeline.runs(status="FAILED") == []
+        trials = pipeline.runs("tags.step = 'hyperparameters_tuning'")
+        assert [run.data.params["max_depth"] != "" for run in trials] == [True]
+        registry = pipeline.registry()
+        assert registry[config.CLASSIFIER_MODEL] == ([1], {config.CHAMPION: 1})
+        assert registry[config.BOOSTER_MODEL] == ([1], {})
+
+    def test_files_belong_to_the_user(self, pipeline):
+        assert pipeline.owners == {USER}
+
+    def test_model_loads_on_the_host(self, champion):
+        rows, answers = champion
+        assert len(answers) == len(rows) > 100
+        assert set(np.unique(answers)) == {0, 1}
+
+    def test_nothing_is_left_behind(self, pipeline):
+        name = pipeline.name("mlproject_docker")
+        assert ask("docker", "ps", "--all", "--quiet", "--filter", f"name={name}") == (0, "")
+        assert ask("docker", "network", "ls", "--quiet", "--filter", f"name={name}") == (0, "")
+
+    def test_one_step(self, pipeline):
+        before = len(pipeline.runs("tags.step = 'data_preprocessing'"))
+        words = ["run", "--rm", "mlproject", "data-preprocessing", "-P", "test-size=0.4"]
+        result = pipeline.compose("mlproject_docker", *words)
+        assert result.returncode == 0, result.stderr
+        runs = pipeline.runs("tags.step = 'data_preprocessing'")
+        assert len(runs) == before + 1
+        assert runs[0].data.params["test_size"] == "0.4"
+
+    def test_a_failing_step_fails_the_command(self, pipeline):
+        result = pipeline.compose("mlproject_docker", "run", "--rm", "mlproject", "data-preprocessing", "-Ptest-size=2")
+        assert result.returncode == 1
+        assert "test-size is 2" in result.stdout + result.stderr
+
+    def test_without_a_folder_to_write_to(self, containers):
+        code, said = ask("docker", "run", "--rm", containers.image("mlproject_docker"))
+        assert (code, said) == (1, "User 1000 may not write to /opt/mlproject: set HOST_USER, see docker-compose.yml")
+
+
+class TestServer:
+    pytestmark = needs_docker
+
+    def test_without_a_store(self, containers, tmp_path):
+        result = Containers(tmp_path).compose("docker/mlserve", "run", "--rm", "mlserver")
+        assert result.returncode == 1
+        assert f"{tmp_path}/mlflow.db is missing" in result.stdout + result.stderr
+
+    def test_answers_as_the_model_does(self, server, champion):
+        rows, answers = champion
+        response = requests.post(f"{server.url}/invocations", json=utils.as_request(rows), timeout=60)
+        assert response.json()["predictions"] == answers.tolist()
+
+    def test_answers_in_the_v2_protocol(self, server, champion):
+        rows, answers = champion
+        inputs = [
+            {"name": name, "datatype": "FP64", "shape": [len(rows), 1], "data": column.tolist()}
+            for name, column in rows.items()
+        ]
+        body = {"parameters": {"content_type": "pd"}, "inputs": inputs}
+        response = requests.post(f"{server.url}/v2/models/cancer-model/infer", json=body, timeout=60)
+        assert response.json()["outputs"][0]["data"] == answers.tolist()
+
+    def test_metrics(self, server):
+        assert "python_info" in requests.get(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=60).text
+
+    def test_only_this_machine_reaches_it_and_it_is_not_root(self, server):
+        container = server.container("docker/mlserve")
+        ports = yaml.safe_load(ask("docker", "inspect", "--format", "{{json .NetworkSettings.Ports}}", container)[1])
+        published = {(port, at["HostIp"], int(at["HostPort"])) for port in ports for at in ports[port] or []}
+        assert published == {
+            ("8080/tcp", "127.0.0.1", server.port),
+            ("8082/tcp", "127.0.0.1", server.metrics_port),
+        }
+        assert ask("docker", "exec", container, "id", "-u") == (0, str(USER[0]))
+
+    def test_stops(self, server):
+        container = server.container("docker/mlserve")
+        start = time.monotonic()
+        assert server.compose("docker/mlserve", "stop").returncode == 0
+        assert time.monotonic() - start < 10  # by itself, before Docker kills it
+        assert ask("docker", "inspect", "--format", "{{.State.Status}}", container)[1] == "exited"
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{server.url}/v2/health/ready", timeout=5)
