@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough ui mlserve test test-fast scripts readme check-readme lint constraints clean
+.PHONY: help walkthrough ui mlserve test test-fast scripts pictures readme check-readme lint constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -20,13 +20,16 @@ mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion wi
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
 test: .venv/installed ## check and run everything (about a quarter of an hour)
-	pytest
+	pytest --numprocesses 2 --dist loadgroup
 
 test-fast: .venv/installed ## the tests that take no more than seconds
 	pytest -m "not slow"
 
 scripts: .venv/installed ## make the scripts from the notebook
 	python -m notebook_tools.extract
+
+pictures: .venv/installed ## take the README's pictures of the runs from `make walkthrough`; needs Chromium
+	python -m notebook_tools.pictures
 
 readme: .venv/installed ## make README.md and its plots from a run of the notebook in an empty folder
 	python -m notebook_tools.readme
@@ -45,7 +48,7 @@ constraints: .venv/installed ## look for newer versions of all packages below th
 		--upgrade --no-header --no-annotate --quiet --output-file docker/mlserve/constraints.txt
 
 clean: ## remove what was made, except the runs and models
-	rm -rf .venv modeling.ipynb .pytest_cache .ruff_cache
+	rm -rf .venv docker/mlserve/.venv modeling.ipynb .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: requirements.txt constraints.txt pyproject.toml

@@ -1142,7 +1142,31 @@ print("like predict_proba:", np.allclose(response.json()["predictions"], classif
 # %% [markdown]
 # ## Containers
 #
-# (in the works)
+# A container carries the environment along: nothing but Docker is needed on the machine that runs it. There is one
+# image with the steps, and one with MLServer. Both are built and started with one command, in the folder of the
+# project (with the older Compose, write `docker-compose` for `docker compose`).
+#
+# The whole pipeline, or any one step with its parameters:
+#
+# ```bash
+# HOST_USER=$(id -u):$(id -g) docker compose -f mlproject_docker/docker-compose.yml build
+# HOST_USER=$(id -u):$(id -g) docker compose -f mlproject_docker/docker-compose.yml run --rm mlproject
+# HOST_USER=$(id -u):$(id -g) docker compose -f mlproject_docker/docker-compose.yml run --rm mlproject model-training
+# ```
+#
+# The runs and models appear in `mlflow.db` and `mlruns/` of this folder, so `make ui` shows them. For that the
+# container sees the folder under *the same absolute path* as the host does, because MLflow notes the place of each
+# file as an absolute path; and it runs as the user named in `HOST_USER`, so that the files are yours, and not as
+# root.
+#
+# The champion behind MLServer, at http://127.0.0.1:8080:
+#
+# ```bash
+# HOST_USER=$(id -u):$(id -g) docker compose -f docker/mlserve/docker-compose.yml up --build
+# ```
+#
+# When the alias has moved, start it again. Both images leave the GPU libraries out, and copy the list of packages
+# before the code, so that a change of the code rebuilds in seconds. On Windows, run these commands in WSL.
 
 # %% [markdown]
 # ## Sharing the work

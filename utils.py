@@ -278,12 +278,13 @@ def free_port():
 
 
 @contextlib.contextmanager
-def server(command, health_url, **environment):
+def server(command, health_url, folder=None, **environment):
     """Run a server as a process of its own: start it, wait until it is ready, and stop it whatever happens.
 
     Args:
         command: The words of the command.
         health_url: An address on this machine that answers with status 200 when the server is ready.
+        folder: The folder to run it in; by default the present one.
         **environment: Variables to set for the process.
 
     Yields:
@@ -305,7 +306,7 @@ def server(command, health_url, **environment):
         before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         try:
             with open(log, "w") as output:
-                process = psutil.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=variables)
+                process = psutil.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=variables)
             try:
                 wait_until_ready(process, health_url, log)
                 yield log

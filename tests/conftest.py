@@ -61,6 +61,13 @@ class Project:
         }
 
 
+def pytest_collection_modifyitems(items):
+    """Two processes share the tests: those on one copy of the project stay together, and so do other files."""
+    for item in items:
+        shared = next((name for name in ["walkthrough", "trained"] if name in item.fixturenames), item.path.stem)
+        item.add_marker(pytest.mark.xdist_group(shared))
+
+
 @pytest.fixture
 def empty_project(tmp_path):
     """A copy of the project in which nothing has run yet."""

@@ -1,0 +1,697 @@
+"""Takes the README's pictures in a real browser: of MLflow's UI over a finished walkthrough, and of JupyterLab.
+
+usage: python -m notebook_tools.pictures [--store FOLDER] [--out FOLDER] [NAME ...]
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+import mlflow
+import nbformat
+from PIL import Image
+from playwright.sync_api import Error as BrowserError
+from playwright.sync_api import sync_playwright
+from swagger_ui_bundle import swagger_ui_path
+
+import config
+import utils
+from notebook_tools.run import copy_project
+
+# One and a half picture points to a point of the page: sharp on good screens, and legible at the width of a README.
+WIDTH, HEIGHT, SCALE = 1120, 720, 1.5
+MAX_BYTES = 200_000
+# An empty page of the UI, which still has its menu, stays below these.
+MIN_COLOURS, MAX_BACKGROUND = 100, 0.97
+WAIT = 30_000  # milliseconds, for any one thing that a page shows
+RUN_ALL_WAIT = 1_200_000
+
+FLAGS = [
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+ERROR_TEXTS = [
+    "Page Not Found",
+    "does not exist",
+    " not found.",
+    "Something went wrong",
+    "went wrong with this section",
+    "Loading artifact failed",
+    "Can't load",
+    "Unable to load",
+    "Internal Server Error",
+]
+
+
+class PictureError(Exception):
+    """Why there is no picture, in one line."""
+
+
+# --- Programs that the pictures need
+
+
+def find_chromium():
+    """Find the installed Chromium.
+
+    Returns:
+        The path of the program: that in the environment variable CHROMIUM, else the first that is on PATH.
+
+    Raises:
+        PictureError: There is none.
+    """
+    names = ["chromium", "chromium-browser", "google-chrome"]
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if not found:
+        raise PictureError("no Chromium was found. Install it, or set the variable CHROMIUM to the path of its program")
+    return found
+
+
+@contextlib.contextmanager
+def browser():
+    """Run Chromium for as long as a `with` statement lasts.
+
+    Yields:
+        Playwright's `Browser`.
+
+    Raises:
+        PictureError: There is no Chromium, or it does not start.
+    """
+    program = find_chromium()
+    # Chromium refuses to run as root with its sandbox. It only ever sees servers of our own here.
+    as_root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        try:
+            chromium = playwright.chromium.launch(executable_path=program, args=FLAGS + as_root)
+        except BrowserError as error:
+            raise PictureError(f"{program} does not start: {error.message.splitlines()[0]}") from None
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+def new_page(chromium, **options):
+    """Open a browser window with nothing kept from an earlier one.
+
+    Args:
+        chromium: Playwright's `Browser`.
+        **options: Further arguments of its `new_context`.
+
+    Returns:
+        Playwright's `Page`. Closing its `context` closes the window.
+    """
+    size = {"width": WIDTH, "height": HEIGHT}
+    context = chromium.new_context(viewport=size, device_scale_factor=SCALE, locale="en-GB", **options)
+    context.set_default_timeout(WAIT)
+    return context.new_page()
+
+
+# --- Taking one picture
+
+
+def refuse_errors(page):
+    """Make sure that a page shows no error.
+
+    Args:
+        page: Playwright's `Page`.
+
+    Raises:
+        PictureError: It does; the message is what stands on the page.
+    """
+    for line in page.inner_text("body").splitlines():
+        if any(text in line for text in ERROR_TEXTS):
+            raise PictureError(f"the page says: {line.strip()}")
+
+
+def settled_screenshot(page):
+    """Photograph a page as soon as it no longer changes.
+
+    Args:
+        page: Playwright's `Page`.
+
+    Returns:
+        A `PIL.Image.Image` of the visible part.
+
+    Raises:
+        PictureError: The page kept changing.
+    """
+    # Neither a pointer's tooltip nor the frame around the last thing clicked belongs into the picture.
+    page.mouse.move(0, 0)
+    page.evaluate("document.activeElement.blur()")
+    last = None
+    for _ in range(20):
+        shot = page.screenshot(animations="disabled")
+        if shot == last:
+            return Image.open(io.BytesIO(shot)).convert("RGB")
+        last = shot
+        page.wait_for_timeout(700)
+    raise PictureError("the page kept changing")
+
+
+def refuse_blank(image):
+    """Make sure that an image shows something.
+
+    Args:
+        image: A `PIL.Image.Image` in RGB.
+
+    Raises:
+        PictureError: Hardly anything but background.
+    """
+    colours = image.getcolors(image.width * image.height)
+    background = max(count for count, _ in colours) / (image.width * image.height)
+    if len(colours) < MIN_COLOURS or background > MAX_BACKGROUND:
+        raise PictureError(f"the picture is blank: {len(colours)} colours, {background:.0%} of it background")
+
+
+def save(image, path):
+    """Store an image as a small PNG file.
+
+    Args:
+        image: A `PIL.Image.Image` in RGB.
+        path: The file's `pathlib.Path`; its folder is made where it is missing.
+
+    Raises:
+        PictureError: The file would be too large.
+    """
+    content = io.BytesIO()
+    # This method keeps the colours of thin lines, and with `kmeans` those of large areas too.
+    palette = image.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+    palette.save(content, "PNG", optimize=True)
+    if content.tell() > MAX_BYTES:
+        raise PictureError(f"the file would have {content.tell()} bytes, more than {MAX_BYTES}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.getvalue())
+
+
+def take(name, show, page, out):
+    """Take one picture.
+
+    Args:
+        name: The name of the picture, which becomes that of its file.
+        show: A function of the page: it leads the browser to what the picture is to show, waits until that is
+            there, and returns texts that must be readable on the page.
+        page: Playwright's `Page`.
+        out: The folder of the picture, a `pathlib.Path`.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        PictureError: The page does not come up with what it should show, is an error page or is blank. The message
+            names the picture.
+    """
+    try:
+        try:
+            texts = show(page)
+        except BrowserError as error:
+            refuse_errors(page)  # says more than what was waited for in vain
+            raise PictureError(" ".join(error.message.split())[:300]) from None
+        image = settled_screenshot(page)
+        refuse_errors(page)
+        for text in texts:
+            if not page.get_by_text(text).locator("visible=true").count():
+                raise PictureError(f"the page does not show the text {text!r}")
+        refuse_blank(image)
+        save(image, out / f"{name}.png")
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
+    return out / f"{name}.png"
+
+
+# --- The pictures of MLflow's UI: each a function of the page and the store, listed in MLFLOW_PICTURES below
+
+
+class Store:
+    """The store of a walkthrough, and the UI that shows it."""
+
+    def __init__(self, folder, address):
+        self.address = address
+        self.client = mlflow.MlflowClient(f"sqlite:///{(Path(folder) / 'mlflow.db').as_posix()}")
+        experiment = self.client.get_experiment_by_name(config.EXPERIMENT)
+        if not experiment:
+            raise PictureError(f"{folder}: has no experiment {config.EXPERIMENT}. Run the notebook: make walkthrough")
+        self.experiment_id = experiment.experiment_id
+
+    def search(self, filter_string):
+        """Find the finished runs of the experiment that match a filter, oldest first."""
+        finished = f"{filter_string} and attributes.status = 'FINISHED'"
+        return self.client.search_runs([self.experiment_id], finished, order_by=["attributes.start_time ASC"])
+
+    def run_id(self, step):
+        """Find the run of a step: the first, which is the one that the notebook's own cells made."""
+        runs = self.search(f"tags.step = '{step}'")
+        if not runs:
+            raise PictureError(f"no finished run of {step} was found. Run the notebook: make walkthrough")
+        return runs[0].info.run_id
+
+    def trials(self):
+        """Find the trials of the tuning run."""
+        return self.search(f"tags.mlflow.parentRunId = '{self.run_id('hyperparameters_tuning')}'")
+
+    def model_id(self):
+        """Find the classifier that the training run logged and registered."""
+        run_id = self.run_id("model_training")
+        versions = self.client.search_model_versions(f"name = '{config.CLASSIFIER_MODEL}' and run_id = '{run_id}'")
+        if not versions:
+            raise PictureError(f"the training run registered no {config.CLASSIFIER_MODEL}")
+        return versions[0].source.removeprefix("models:/")
+
+    def open(self, page, path=""):
+        """Open a page of the experiment."""
+        page.goto(f"{self.address}/#/experiments/{self.experiment_id}/{path}")
+
+
+def prepare(page, store):
+    """Put away what would stand in the way of every picture: the assistant, a notice, and the menu for GenAI.
+
+    Args:
+        page: Playwright's `Page`.
+        store: The `Store`.
+    """
+    page.add_init_script("""addEventListener("DOMContentLoaded", () => {
+        const style = document.createElement("style");
+        style.textContent = "[data-assistant-ui] { display: none !important }";
+        document.head.append(style);
+    })""")
+    page.goto(store.address)
+    page.get_by_text("Recent Experiments").wait_for()
+    page.locator("[data-component-id='mlflow.assistant.chat_panel.close']").dispatch_event("click")
+    page.get_by_text("Model training", exact=True).click()
+    page.get_by_label("Close alert").click()
+
+
+def search_charts(page, pattern, count):
+    """Have only some of the charts shown.
+
+    Args:
+        page: Playwright's `Page`, with a page of charts.
+        pattern: A regular expression for the metrics' names.
+        count: How many charts match.
+    """
+    page.get_by_placeholder("Search metric charts").fill(pattern)
+    wait_for_charts(page, count)
+
+
+def wait_for_charts(page, count):
+    """Wait until the charts of a page are drawn.
+
+    Args:
+        page: Playwright's `Page`, with a page of charts.
+        count: How many of them there should be.
+    """
+    charts = page.locator("[data-testid='experiment-view-compare-runs-card']")
+    charts.nth(count).wait_for(state="detached")
+    for number in range(count):
+        charts.nth(number).locator(".js-plotly-plot .trace").first.wait_for()
+
+
+def set_height(page, height):
+    """Make the window as high as what is worth showing.
+
+    Args:
+        page: Playwright's `Page`.
+        height: In points of the page.
+    """
+    page.set_viewport_size({"width": WIDTH, "height": height})
+
+
+def unfold_tuning_run(page, store):
+    """Unfold the tuning run in the list of runs, so that its trials show.
+
+    Args:
+        page: Playwright's `Page`, with the list of runs.
+        store: The `Store`.
+    """
+    trials = store.trials()
+    row = page.locator(f".ag-row[row-id='{store.run_id('hyperparameters_tuning')}']")
+    row.get_by_role("button").first.click()
+    page.locator(f".ag-row[row-id='{trials[-1].info.run_id}']").first.wait_for()
+
+
+def mlflow_main(page, store):
+    """The start page."""
+    set_height(page, 560)
+    page.goto(store.address)
+    page.get_by_role("link", name=config.EXPERIMENT).wait_for()
+    return ["Welcome to MLflow", "Recent Experiments", config.EXPERIMENT]
+
+
+def runs_list(page, store):
+    """The runs of the experiment in the order in which they were made, the trials with what they tried."""
+    store.open(page, "runs?orderByKey=attributes.start_time&orderByAsc=true")
+    page.get_by_label("Toggle sidebar").click()
+    unfold_tuning_run(page, store)
+    page.get_by_text("Columns", exact=True).click()
+    away, wanted = ["Dataset", "Source", "Models"], ["accuracy", "learning_rate", "max_depth", "num_boost_round"]
+    for name in [*away, *wanted]:
+        entry = page.locator(".du-bois-light-tree-treenode").filter(has=page.get_by_text(name, exact=True))
+        entry.locator(".du-bois-light-tree-checkbox").click()
+    page.keyboard.press("Escape")
+    for name in ["Run Name", "num_boost_round"]:  # as wide as needed
+        page.locator(f".ag-header-cell[col-id$='`{name}`'] .ag-header-cell-resize").dblclick()
+    return [config.RUN_NAMES["hyperparameters_tuning"], "Trial_0", "accuracy", "learning_rate"]
+
+
+def runs_charts(page, store):
+    """The trials' metrics, round by round."""
+    set_height(page, 692)
+    trials_only = quote(f"tags.mlflow.parentRunId = '{store.run_id('hyperparameters_tuning')}'")
+    order = "orderByKey=attributes.start_time&orderByAsc=true"
+    store.open(page, f"runs?compareRunsMode=CHART&searchFilter={trials_only}&{order}")
+    page.get_by_label("Toggle sidebar").click()
+    unfold_tuning_run(page, store)
+    page.get_by_label("Toggle visibility of runs").click()  # by default no more than ten are drawn
+    page.get_by_text("Show all runs").click()
+    tuning_run = page.locator(f".ag-row[row-id='{store.run_id('hyperparameters_tuning')}']")
+    tuning_run.locator(".is-visibility-toggle-checkbox").dispatch_event("click")  # it has no rounds
+    wait_for_charts(page, 3)
+    return ["auc", "error", "Trial_0"]
+
+
+def compare_runs_counter_plot(page, store):
+    """The trials as lines through their parameters, coloured by accuracy."""
+    trials = quote(json.dumps([run.info.run_id for run in store.trials()]))
+    page.goto(f"{store.address}/#/compare-runs?runs={trials}&experiments={quote(json.dumps([store.experiment_id]))}")
+    page.locator(".js-plotly-plot .parcoords").first.wait_for()
+    return [f"Comparing {len(store.trials())} Runs", "Parallel Coordinates Plot"]
+
+
+def system_metrics(page, store):
+    """What processor and memory did during the tuning run."""
+    set_height(page, 640)
+    store.open(page, f"runs/{store.run_id('hyperparameters_tuning')}/system-metrics")
+    page.get_by_label("Toggle sidebar").click()
+    search_charts(page, "cpu|memory", 3)
+    return [config.RUN_NAMES["hyperparameters_tuning"], "cpu_utilization_percentage"]
+
+
+def model_artifacts(page, store):
+    """The MLmodel file of the classifier."""
+    store.open(page, f"models/{store.model_id()}/artifacts")
+    page.get_by_text("MLmodel", exact=True).click()
+    page.get_by_text("flavors:").wait_for()
+    return ["flavors:", "python_function"]
+
+
+def model_metrics(page, store):
+    """How the training went."""
+    set_height(page, 640)
+    store.open(page, f"runs/{store.run_id('model_training')}/model-metrics")
+    search_charts(page, "test|logloss", 3)
+    return [config.RUN_NAMES["model_training"], "validation-logloss"]
+
+
+def shap_plot(page, store):
+    """The SHAP plot among the artifacts of the evaluation."""
+    store.open(page, f"runs/{store.run_id('data_evaluation')}/artifacts/shap_beeswarm_plot.png")
+    page.wait_for_function("[...document.images].some(image => image.complete && image.naturalWidth > 300)")
+    return [config.RUN_NAMES["data_evaluation"], "shap_beeswarm_plot.png"]
+
+
+MLFLOW_PICTURES = {
+    show.__name__: show
+    for show in [
+        mlflow_main,
+        runs_list,
+        runs_charts,
+        compare_runs_counter_plot,
+        system_metrics,
+        model_artifacts,
+        model_metrics,
+        shap_plot,
+    ]
+}
+
+
+@contextlib.contextmanager
+def mlflow_ui(folder):
+    """Run MLflow's UI over the store in a folder for as long as a `with` statement lasts.
+
+    Args:
+        folder: The folder of `mlflow.db` and `mlruns/`.
+
+    Yields:
+        The `Store`.
+
+    Raises:
+        PictureError: There is no store, or the UI does not start.
+    """
+    if not (Path(folder) / "mlflow.db").is_file():
+        raise PictureError(f"{folder}: holds no mlflow.db. Run the notebook: make walkthrough")
+    port = utils.free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--port", str(port)]
+    store = f"sqlite:///{(Path(folder) / 'mlflow.db').resolve().as_posix()}"
+    command += ["--backend-store-uri", store]
+    variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with utils.server(command, f"{address}/health", folder, **variables):
+        yield Store(folder, address)
+
+
+def take_mlflow_pictures(chromium, folder, out, names=tuple(MLFLOW_PICTURES)):
+    """Take pictures of MLflow's UI.
+
+    Args:
+        chromium: Playwright's `Browser`.
+        folder: The folder of `mlflow.db` and `mlruns/`.
+        out: The folder of the pictures, a `pathlib.Path`.
+        names: Which pictures.
+
+    Returns:
+        A list of the files' paths.
+
+    Raises:
+        PictureError: One of them, which the message names, cannot be taken.
+    """
+    paths = []
+    with mlflow_ui(folder) as store:
+        for name in names:
+
+            def show(page, name=name):
+                prepare(page, store)
+                return MLFLOW_PICTURES[name](page, store)
+
+            page = new_page(chromium)
+            paths.append(take(name, show, page, out))
+            page.context.close()
+    return paths
+
+
+# --- MLServer
+
+
+def take_mlserver(chromium, folder, out):
+    """Take the picture of the page on which MLServer describes the model.
+
+    Args:
+        chromium: Playwright's `Browser`.
+        folder: The folder of `mlflow.db`, and of MLServer's environment in `docker/mlserve/.venv`.
+        out: The folder of the picture, a `pathlib.Path`.
+
+    Returns:
+        The path of the file `mlserver.png`.
+
+    Raises:
+        PictureError: There is no environment, or the page does not come up.
+        utils.StepError: MLServer does not start.
+    """
+    program = Path(folder, "docker", "mlserve", ".venv", "bin", "mlserver").resolve()
+    if not program.exists():
+        raise PictureError(f"mlserver: {program} is missing. Run the notebook: make walkthrough")
+    ports = {f"MLSERVER_{name}_PORT": str(utils.free_port()) for name in ["HTTP", "GRPC", "METRICS"]}
+    model = f"http://127.0.0.1:{ports['MLSERVER_HTTP_PORT']}/v2/models/cancer-model"
+
+    def serve_asset(route):
+        """Serve the page's program and style from a package: at its own address they may be out of reach."""
+        route.fulfill(path=Path(swagger_ui_path, route.request.url.rsplit("/", 1)[1]))
+
+    def show(page):
+        set_height(page, 760)
+        page.route(re.compile(r"//[^/]+/npm/swagger-ui-dist"), serve_asset)
+        page.goto(f"{model}/docs")
+        page.get_by_text("/v2/models/cancer-model/infer", exact=True).first.wait_for()
+        return ["/v2/models/cancer-model/infer", "/v2/models/cancer-model/ready"]
+
+    store = f"sqlite:///{Path(folder, 'mlflow.db').resolve()}"
+    command = [str(program), "start", str(program.parents[2])]
+    with utils.server(command, f"{model}/ready", folder, MLFLOW_TRACKING_URI=store, **ports):
+        page = new_page(chromium)
+        path = take("mlserver", show, page, out)
+        page.context.close()
+    return path
+
+
+# --- JupyterLab, used as a person would
+
+
+def open_notebook(page, address):
+    """Open modeling.py as a notebook: right click, Open With, Notebook.
+
+    Args:
+        page: Playwright's `Page`.
+        address: That of JupyterLab, with its token.
+    """
+    page.goto(address)
+    page.get_by_role("button", name="No", exact=True).click()  # no news, thank you
+    page.get_by_role("listitem", name=re.compile(r"modeling\.py")).click(button="right")
+    page.get_by_text("Open With", exact=True).hover()
+    page.get_by_role("menuitem", name="Notebook", exact=True).click()
+    page.get_by_text("(ipykernel) | Idle").wait_for()  # cells that run before are dropped without a word
+    page.get_by_role("tab", name="Launcher").locator(".lm-TabBar-tabCloseIcon").click()
+
+
+def run_all(page):
+    """Choose Run All Cells, wait for the last cell, and save.
+
+    Args:
+        page: Playwright's `Page`, with the notebook open.
+    """
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
+    prompts.filter(has_text="[*]").first.wait_for(state="attached")
+    prompts.filter(has_text="[*]").first.wait_for(state="detached", timeout=RUN_ALL_WAIT)
+    page.locator(".jp-Notebook").press("Control+s")
+    page.get_by_text("Saving completed").wait_for()
+
+
+def check_executed(path):
+    """Make sure that every cell of a notebook has run, without an error.
+
+    Args:
+        path: The `.ipynb` file.
+
+    Raises:
+        PictureError: One has not, or failed.
+    """
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    for number, cell in enumerate(cells, start=1):
+        errors = [f"{output.ename}: {output.evalue}" for output in cell.outputs if output.output_type == "error"]
+        if errors or not cell.execution_count:
+            raise PictureError(f"code cell {number} of {len(cells)}: {' '.join(errors) or 'did not run'}")
+
+
+def refuse_dialog(page):
+    """Make sure that JupyterLab asks and complains about nothing.
+
+    Args:
+        page: Playwright's `Page`.
+
+    Raises:
+        PictureError: A dialog is open; the message is what it says.
+    """
+    for dialog in page.locator(".jp-Dialog").all_inner_texts():
+        raise PictureError(f"JupyterLab says: {' '.join(dialog.split())}")
+
+
+@contextlib.contextmanager
+def jupyterlab(folder):
+    """Run JupyterLab in a folder for as long as a `with` statement lasts, with the settings of a new user.
+
+    Args:
+        folder: The folder.
+
+    Yields:
+        Its address, with the token.
+
+    Raises:
+        PictureError: It does not start.
+    """
+    port, token = utils.free_port(), secrets.token_hex()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root"]
+    with tempfile.TemporaryDirectory() as home:
+        places = ["JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
+        variables = {place: str(Path(home, place)) for place in places}
+        variables["MLFLOW_TRACKING_URI"] = ""  # the notebook's own store, whatever is set here
+        with utils.server(command, f"{address}/api/status?token={token}", folder, **variables):
+            yield f"{address}/lab?token={token}"
+
+
+def take_jupyterlab(chromium, folder, out):
+    """Open the notebook in JupyterLab, run all of it, and take a picture of a piece.
+
+    Args:
+        chromium: Playwright's `Browser`.
+        folder: A copy of the project. Its runs go into a store in this folder.
+        out: The folder of the picture, a `pathlib.Path`.
+
+    Returns:
+        The path of the file `jupyterlab.png`.
+
+    Raises:
+        PictureError: JupyterLab has a complaint, or a cell failed.
+    """
+
+    def show(page):
+        set_height(page, 900)
+        open_notebook(page, address)
+        refuse_dialog(page)
+        run_all(page)
+        refuse_dialog(page)
+        check_executed(Path(folder, "modeling.ipynb"))
+        tuning = page.locator(".jp-CodeCell").filter(has_text="study.optimize(")
+        tuning.locator("img").last.evaluate("image => image.scrollIntoView()")
+        return ["modeling.py", "study.trials_dataframe"]
+
+    with jupyterlab(folder) as address:
+        page = new_page(chromium)
+        path = take("jupyterlab", show, page, out)
+        page.context.close()
+    return path
+
+
+def main(arguments=None):
+    """Run the command line.
+
+    Args:
+        arguments: Its words; by default those of the process.
+
+    Returns:
+        The exit code: 0, or 1 where a picture could not be taken.
+    """
+    known = [*MLFLOW_PICTURES, "mlserver", "jupyterlab"]
+    parser = argparse.ArgumentParser(prog="notebook_tools.pictures", description="Take the pictures of the README.")
+    parser.add_argument(
+        "--store", type=Path, default=config.PROJECT_DIR, help="folder of mlflow.db and mlruns/; default: the project"
+    )
+    parser.add_argument("--out", type=Path, default=config.PROJECT_DIR / "img", help="default: img/")
+    parser.add_argument("names", metavar="NAME", nargs="*", help=f"default: all of {', '.join(known)}")
+    options = parser.parse_args(arguments)
+    names = options.names or known
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"there is no picture {unknown[0]}; there are: {', '.join(known)}")
+    try:
+        with browser() as chromium, tempfile.TemporaryDirectory() as scratch:
+            wanted = [name for name in names if name in MLFLOW_PICTURES]
+            paths = take_mlflow_pictures(chromium, options.store, options.out, wanted) if wanted else []
+            if "mlserver" in names:
+                paths.append(take_mlserver(chromium, options.store, options.out))
+            if "jupyterlab" in names:
+                # The notebook runs again: in a copy, so that this folder's store and files stay as they are.
+                copy_project(Path(scratch))
+                paths.append(take_jupyterlab(chromium, scratch, options.out))
+    except (PictureError, utils.StepError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path in paths:
+        print(f"{path}: {path.stat().st_size // 1000} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
