@@ -298,8 +298,8 @@ def server(command, health_url, folder=None, **environment):
     with socket.socket() as client:
         if client.connect_ex(("127.0.0.1", port)) == 0:
             raise StepError(f"Port {port} is in use. Choose another one, or stop the server that uses it.")
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder, "server.log")
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch, "server.log")
         # for few rows the threads of XGBoost cost more than they bring
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         # SIGTERM would end us without a word to the server; as an exception it is one more way out of the `try`
