@@ -96,6 +96,9 @@ print(f"MLflow {mlflow.__version__}")
 # where the code runs: `mlflow.db`, an SQLite database of runs, parameters, metrics and registered models; and
 # `mlruns/`, a folder for the files that belong to them. The UI reads both.
 #
+# On the start page choose *Model training* at the top left, because MLflow opens with its other half, *GenAI*. Our
+# experiment is under *Recent Experiments*.
+#
 # ![The start page of the MLflow UI](img/mlflow_main.png)
 
 # %%
@@ -290,22 +293,23 @@ study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value",
 # %% [markdown]
 # ## Reading the results in the UI
 #
-# In the UI, open the experiment and unfold the run `Hyperparameters_Search`: there are the trials, one nested run
-# each, with their parameters and their accuracy side by side.
+# In the UI, open the experiment. Each step is a run; unfold `Hyperparameters_Search`, and there are the trials, with
+# what they tried and how accurate that was. (*Columns* chooses what the list shows.)
 #
 # ![The list of runs, with the trials unfolded](img/runs_list.png)
 #
-# The chart view draws the metrics of all runs. Look at how `auc` rises and `error` falls with each boosting round,
-# and which trial stops getting better early.
+# The chart view draws one line a trial: with a small learning rate `auc` rises and `error` falls slowly, and the best
+# trials are on top from the first rounds on.
 #
 # ![Charts of the trials' metrics, round by round](img/runs_charts.png)
 #
-# Select the trials and choose *Compare*: each line is a trial, and runs from its parameters to its accuracy. Good
-# lines that pass through the same region tell which values matter.
+# Select the trials and choose *Compare*. Each line is a trial again and runs through its parameters to its accuracy;
+# red is better. Which depths and learning rates do the red lines have in common?
 #
 # ![The trials compared](img/compare_runs_counter_plot.png)
 #
-# The tab *System metrics* of the tuning run shows what the machine was doing.
+# The tab *System metrics* of the tuning run shows what the machine was doing: how busy its processor was, and how
+# much of its memory was in use.
 #
 # ![System metrics of the tuning run](img/system_metrics.png)
 #
@@ -440,11 +444,13 @@ model_uri = f"models:/{config.CLASSIFIER_MODEL}/{classifier_info.registered_mode
 print(Path(mlflow.artifacts.download_artifacts(f"{model_uri}/MLmodel")).read_text())
 
 # %% [markdown]
-# The UI shows the same folder, and tells how to load the model:
+# The UI shows the same file, and beside it the others: the model itself (`model.ubj`), its requirements and the input
+# example.
 #
 # ![The files of the model in the UI](img/model_artifacts.png)
 #
-# And it shows what autologging took down while the Booster was trained:
+# It also shows what autologging took down. The loss keeps falling on the data that the Booster was trained on, while
+# on the validation data it turns after some rounds: this is why training stops early.
 #
 # ![The metrics of the training run](img/model_metrics.png)
 
@@ -1142,31 +1148,29 @@ print("like predict_proba:", np.allclose(response.json()["predictions"], classif
 # %% [markdown]
 # ## Containers
 #
-# A container carries the environment along: nothing but Docker is needed on the machine that runs it. There is one
-# image with the steps, and one with MLServer. Both are built and started with one command, in the folder of the
-# project (with the older Compose, write `docker-compose` for `docker compose`).
-#
-# The whole pipeline, or any one step with its parameters:
+# A container carries the environment along: nothing but Docker with its Compose plugin is needed on the machine that
+# runs it. There are two images, one with the steps and one with MLServer. In the folder of the project, the first of
+# these commands runs the whole pipeline, the second one step; what follows the name of the step goes to `mlflow run`:
 #
 # ```bash
-# HOST_USER=$(id -u):$(id -g) docker compose -f mlproject_docker/docker-compose.yml build
-# HOST_USER=$(id -u):$(id -g) docker compose -f mlproject_docker/docker-compose.yml run --rm mlproject
-# HOST_USER=$(id -u):$(id -g) docker compose -f mlproject_docker/docker-compose.yml run --rm mlproject model-training
+# docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject
+# docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject hyperparameters-tuning -P n-trials=20
 # ```
 #
-# The runs and models appear in `mlflow.db` and `mlruns/` of this folder, so `make ui` shows them. For that the
-# container sees the folder under *the same absolute path* as the host does, because MLflow notes the place of each
-# file as an absolute path; and it runs as the user named in `HOST_USER`, so that the files are yours, and not as
-# root.
+# The code is in the image, the runs are not: the container sees this folder under *the same absolute path* as the
+# host does, because MLflow notes the place of each file as an absolute path. So `make ui` shows the runs, and the
+# models load here. A CSV file for `-P dataset=` must lie in this folder too.
 #
-# The champion behind MLServer, at http://127.0.0.1:8080:
+# The champion behind MLServer, at http://127.0.0.1:8080 until Ctrl-C:
 #
 # ```bash
-# HOST_USER=$(id -u):$(id -g) docker compose -f docker/mlserve/docker-compose.yml up --build
+# docker compose -f docker/mlserve/docker-compose.yml up --build
 # ```
 #
-# When the alias has moved, start it again. Both images leave the GPU libraries out, and copy the list of packages
-# before the code, so that a change of the code rebuilds in seconds. On Windows, run these commands in WSL.
+# When the alias has moved, start it again; for another model, change the line in `model-settings.json` first. The
+# files that a container writes belong to user 1000, the first user of most Linux machines. If `id -u` says something
+# else, put `HOST_USER=$(id -u):$(id -g)` before the command. On Windows, give these commands in WSL. With the older
+# docker-compose 1.29, `run` has no `--build`: give `docker-compose -f … build` first.
 
 # %% [markdown]
 # ## Sharing the work

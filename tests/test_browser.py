@@ -1,5 +1,7 @@
 """The pictures of the README, and JupyterLab, in a real browser."""
 
+import sys
+
 import jupytext
 import pytest
 from PIL import Image
@@ -71,17 +73,18 @@ def test_no_picture_of_an_error_page(chromium, walkthrough, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_picture_of_an_empty_store(chromium, tmp_path, capsys):
-    assert pictures.main(["--store", str(tmp_path), "--out", str(tmp_path / "img"), "mlflow_main"]) == 1
-    assert capsys.readouterr().err == f"error: {tmp_path}: holds no mlflow.db. Run the notebook: make walkthrough\n"
-    assert list(tmp_path.iterdir()) == []
+def test_no_picture_of_an_empty_store(chromium, empty_project):
+    result = empty_project.run(sys.executable, "-m", "notebook_tools.pictures")
+    folder = empty_project.folder
+    assert result.stderr == f"error: {folder}: holds no mlflow.db. Run the notebook: make walkthrough\n"
+    assert result.returncode == 1
+    assert not (folder / "mlflow.db").exists()
 
 
-def test_no_picture_without_a_browser(monkeypatch, tmp_path, capsys):
-    monkeypatch.delenv("CHROMIUM", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert pictures.main(["mlflow_main"]) == 1
-    assert "no Chromium was found" in capsys.readouterr().err
+def test_no_picture_without_a_browser(empty_project):
+    result = empty_project.run(sys.executable, "-m", "notebook_tools.pictures", PATH="", CHROMIUM="")
+    assert result.stderr.startswith("error: no Chromium was found.")
+    assert result.returncode == 1
 
 
 def test_jupyterlab(chromium, empty_project, tmp_path_factory):

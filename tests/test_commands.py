@@ -28,13 +28,12 @@ SERVE = {
     "mlflow models serve -m models:/CancerModel@champion --env-manager local --port 5001": "http://127.0.0.1:5001/health",
     "make mlserve": "http://127.0.0.1:8080/v2/models/cancer-model/ready",
 }
-COMPOSE = "HOST_USER=$(id -u):$(id -g) docker compose -f"
+PROJECT = "docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject"
 ELSEWHERE = {
     "make walkthrough": "the fixture `walkthrough`, by the command behind it",
-    f"{COMPOSE} mlproject_docker/docker-compose.yml build": "tests/test_docker.py",
-    f"{COMPOSE} mlproject_docker/docker-compose.yml run --rm mlproject": "tests/test_docker.py",
-    f"{COMPOSE} mlproject_docker/docker-compose.yml run --rm mlproject model-training": "tests/test_docker.py",
-    f"{COMPOSE} docker/mlserve/docker-compose.yml up --build": "tests/test_docker.py",
+    PROJECT: "tests/test_docker.py",
+    f"{PROJECT} hyperparameters-tuning -P n-trials=20": "tests/test_docker.py",
+    "docker compose -f docker/mlserve/docker-compose.yml up --build": "tests/test_docker.py",
 }
 NOT_RUN = {
     "conda env create -f conda.yaml": "needs conda",
