@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT
 
 import config
+import utils
 from notebook_tools.extract import extract
 
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
@@ -53,8 +54,8 @@ def test_mlproject_agrees_with_the_script(name, monkeypatch):
     assert set(actions) == set(parameters)
     for parameter, declared in parameters.items():
         action = actions[parameter]
-        kind = {float: "float", int: "int"}.get(action.type) or {"optional_path": "path"}[action.type.__name__]
-        assert declared["type"] == kind
+        kinds = {float: "float", int: "int", None: "string", utils.optional_path: "path"}
+        assert declared["type"] == kinds[action.type]
         assert declared["default"] == ("" if action.default is None else action.default)
         assert f"--{parameter} {{{parameter}}}" in entry["command"]
 
