@@ -63,9 +63,7 @@ flavours = pd.DataFrame(
         "loaded with": ["mlflow.xgboost", "mlflow.xgboost", "mlflow.pyfunc", "mlflow.pyfunc"],
         "takes": ["DMatrix", "DataFrame", "DataFrame", "DataFrame"],
         "returns": [f"{answer.dtype}, such as {answer[0]:.3g}" for answer in answers.values()],
-        "refuses": [
-            ", ".join(refusals[(refusals.flavour == name) & (refusals.result != "accepted")].given) for name in calls
-        ],
+        "refuses": [refused[name] for name in calls],
     },
     index=pd.Index(calls, name="flavour"),
 )

@@ -69,4 +69,5 @@ with utils.start_step("hyperparameters_tuning", log_system_metrics=True) as run:
         importance_plot = plot_param_importances(study).figure
         mlflow.log_figure(importance_plot, "plots/param_importances.png")
 
-config.logger.info(f"best of {n_trials} trials: accuracy {study.best_value:.4f} with {study.best_params}")
+best = ", ".join(f"{name} {value:.4g}" for name, value in study.best_params.items())
+config.logger.info(f"best of {n_trials} trials: accuracy {study.best_value:.4f} with {best}")

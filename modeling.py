@@ -48,7 +48,8 @@
 # pip install -r requirements.txt
 # ```
 #
-# On Windows the second line is `.venv\Scripts\activate`.
+# On Windows the second line is `.venv\Scripts\activate`. Without `make`, `python -m notebook_tools.run` runs the
+# notebook in the environment that is active.
 #
 # The notebook is kept as a Python file, `modeling.py`, because text can be reviewed and merged. Jupytext makes a
 # notebook of it:
@@ -285,7 +286,8 @@ with utils.start_step("hyperparameters_tuning", log_system_metrics=True) as run:
         importance_plot = plot_param_importances(study).figure
         mlflow.log_figure(importance_plot, "plots/param_importances.png")
 
-config.logger.info(f"best of {n_trials} trials: accuracy {study.best_value:.4f} with {study.best_params}")
+best = ", ".join(f"{name} {value:.4g}" for name, value in study.best_params.items())
+config.logger.info(f"best of {n_trials} trials: accuracy {study.best_value:.4f} with {best}")
 
 # %%
 study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value", ascending=False)
@@ -809,9 +811,7 @@ flavours = pd.DataFrame(
         "loaded with": ["mlflow.xgboost", "mlflow.xgboost", "mlflow.pyfunc", "mlflow.pyfunc"],
         "takes": ["DMatrix", "DataFrame", "DataFrame", "DataFrame"],
         "returns": [f"{answer.dtype}, such as {answer[0]:.3g}" for answer in answers.values()],
-        "refuses": [
-            ", ".join(refusals[(refusals.flavour == name) & (refusals.result != "accepted")].given) for name in calls
-        ],
+        "refuses": [refused[name] for name in calls],
     },
     index=pd.Index(calls, name="flavour"),
 )

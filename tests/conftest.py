@@ -61,6 +61,7 @@ class Project:
         }
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Two processes share the tests: those on one copy of the project stay together, and so do other files."""
     for item in items:
