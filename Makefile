@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough ui mlserve test test-fast scripts pictures readme check-readme lint constraints clean
+.PHONY: help walkthrough ui mlserve test test-fast benchmark scripts pictures readme check-readme lint constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -24,6 +24,9 @@ test: .venv/installed ## check and run everything (about a quarter of an hour)
 
 test-fast: .venv/installed ## the tests that take no more than seconds
 	pytest -m "not slow"
+
+benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about ten minutes)
+	python -m benchmarks.benchmark
 
 scripts: .venv/installed ## make the scripts from the notebook
 	python -m notebook_tools.extract
