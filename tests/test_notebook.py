@@ -3,7 +3,6 @@
 import json
 
 import mlflow
-import nbformat
 import pandas as pd
 import pytest
 
@@ -28,9 +27,9 @@ def test_output_for_the_user(walkthrough):
 
 
 def test_no_cell_failed_and_nothing_warned(walkthrough):
-    notebook = nbformat.read(walkthrough.folder / "modeling.ipynb", as_version=4)
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    cells = [cell for cell in walkthrough.executed.cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert all(cell.execution_count for cell in cells)
     assert not [output for output in outputs if output.output_type == "error"]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "Warning" not in text
