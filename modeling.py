@@ -1173,6 +1173,34 @@ print("like predict_proba:", np.allclose(response.json()["predictions"], classif
 # docker-compose 1.29, `run` has no `--build`: give `docker-compose -f … build` first.
 
 # %% [markdown]
+# ## How fast it is
+#
+# What does all this cost? `make benchmark` measures it; these are its figures for one machine, and
+# [benchmarks/results.md](benchmarks/results.md) has all of them. First tracking: the tuning of this notebook without
+# MLflow, with one `log_batch` a trial as above, and with a call for each boosting round, as many tutorials do it.
+
+# %%
+results = json.loads(Path("benchmarks/results.json").read_text())
+tables = {key: pd.json_normalize(table["rows"]) for key, table in results["tables"].items()}
+print(f"{results['processor']}, {results['cores']} cores, measured on {results['date']}")
+tables["tracking"][["way", "seconds.median", "ratio.median"]].round(2)
+
+# %% [markdown]
+# Then the steps, each as a process, beside its *floor*: the same imports and the same computation without an MLflow
+# run.
+
+# %%
+tables["steps"][["step", "seconds.median", "floor_seconds.median", "ratio.median"]].round(2)
+
+# %% [markdown]
+# And one row sent to each server by one client, beside a bare FastAPI handler around XGBoost's `inplace_predict`:
+
+# %%
+serving = tables["serving"]
+one_row = serving[(serving.rows == 1) & (serving.clients == 1)]
+one_row[["target", "p50_ms", "p99_ms", "requests_per_second", "ratio.median"]].round(2)
+
+# %% [markdown]
 # ## Sharing the work
 #
 # The store in this folder is enough for one person. Two simple ways to share come to mind: a store in a folder that

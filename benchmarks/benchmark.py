@@ -392,16 +392,15 @@ def measure_steps(effort, inputs):
     Returns:
         A list of two `Table`s: the steps, and imports alone.
     """
-    seconds = {(step, kind): [] for step in floors.FLOORS for kind in ["step", "floor", "imports"]}
+    seconds = {(step, kind): [] for step in floors.FLOORS for kind in ["step", "floor"]}
     for _ in range(effort.repeats):
         for step in floors.FLOORS:
             options = ["--n-trials", str(effort.trials)] if step == "hyperparameters_tuning" else []
             duration, _ = timed(lambda step=step, options=options: run(sys.executable, f"{step}.py", *options))
             seconds[step, "step"].append(duration)
             command = [sys.executable, "-m", "benchmarks.floors", str(inputs), step, *options]
-            duration, output = timed(lambda command=command: run(*command))
+            duration, _ = timed(lambda command=command: run(*command))
             seconds[step, "floor"].append(duration)
-            seconds[step, "imports"].append(float(output.splitlines()[0]))
     rows = []
     for step in floors.FLOORS:
         floor = statistics.median(seconds[step, "floor"])
@@ -410,7 +409,6 @@ def measure_steps(effort, inputs):
                 "step": step,
                 "seconds": spread(seconds[step, "step"]),
                 "floor_seconds": spread(seconds[step, "floor"]),
-                "imports_seconds": statistics.median(seconds[step, "imports"]),
                 "ratio": ratios(seconds[step, "step"], seconds[step, "floor"]),
                 "goal_seconds": 1.3 * floor + 1,
             }
@@ -427,8 +425,7 @@ def measure_steps(effort, inputs):
             "steps",
             "What a step costs",
             "Each script as a process, against its floor: the same imports and the same computation without an MLflow "
-            "run, results in files. `imports` is the part of the floor until the script's imports are done. "
-            "The goal is 1.3 times the floor plus one second.",
+            "run, results in files. The goal is 1.3 times the floor plus one second.",
             rows,
         ),
         Table(

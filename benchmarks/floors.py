@@ -3,16 +3,13 @@
 usage: python -m benchmarks.floors FOLDER STEP [OPTION OF THE SCRIPT ...]
 
 FOLDER has what the step would fetch from MLflow (`train.csv`, `test.csv`, the models' folders `booster` and
-`classifier`) and gets what it would log. On stdout stands how many seconds of the process the imports took.
+`classifier`) and gets what it would log.
 """
 
 import ast
 import json
 import sys
-import time
 from pathlib import Path
-
-import psutil
 
 import config
 
@@ -57,17 +54,6 @@ def before_the_run(step, options=(), **given):
     finally:
         sys.argv = arguments
     return variables
-
-
-def import_only(step):
-    """Execute the imports of a step's script.
-
-    Args:
-        step: The step's name, a key of `config.RUN_NAMES`.
-    """
-    script = config.PROJECT_DIR / f"{step}.py"
-    body = [node for node in ast.parse(script.read_text(encoding="utf-8")).body if isinstance(node, IMPORTS)]
-    exec(compile(ast.Module(body, type_ignores=[]), script, "exec"), {})
 
 
 def cross_validate(trial, script, callbacks=None):
@@ -318,6 +304,4 @@ FLOORS = {
 }
 
 if __name__ == "__main__":
-    import_only(sys.argv[2])
-    print(time.time() - psutil.Process().create_time())
     FLOORS[sys.argv[2]](Path(sys.argv[1]), sys.argv[3:])
