@@ -1,6 +1,5 @@
 """Each entry point through `mlflow run`: alone, on data of one's own, from a git URL, and with wrong input."""
 
-import socket
 import subprocess
 import time
 
@@ -10,6 +9,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_wine
 
 import config
+import utils
 
 pytestmark = pytest.mark.slow
 
@@ -114,9 +114,7 @@ def git_url(empty_project):
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
     for command in [["init", "-q"], ["add", "-A"], ["commit", "-qm", "."], ["clone", "-q", "--bare", ".", "p.git"]]:
         subprocess.run([*git, *command], cwd=empty_project.folder, check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = utils.free_port()
     daemon = [
         "git",
         "daemon",
