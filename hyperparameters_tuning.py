@@ -13,14 +13,17 @@ import config
 import utils
 
 n_trials = config.N_TRIALS
+data_run_id = None
 parser = argparse.ArgumentParser(description="Search for good hyperparameters, one nested run a trial.")
 parser.add_argument("--n-trials", type=int, default=config.N_TRIALS, help="how many combinations to try")
-n_trials = parser.parse_args().n_trials
+parser.add_argument("--data-run-id", help="run of the data preparation to use; the newest if not given")
+args = parser.parse_args()
+n_trials, data_run_id = args.n_trials, args.data_run_id
 
 if n_trials < 1:
     raise utils.StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
 
-data_run = utils.latest_run("data_preprocessing")
+data_run = utils.latest_run("data_preprocessing", data_run_id)
 train = utils.load_split(data_run, "train")
 dtrain = xgb.DMatrix(train.drop(columns=config.TARGET), label=train[config.TARGET])
 

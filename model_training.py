@@ -11,10 +11,15 @@ from sklearn.model_selection import train_test_split
 import config
 import utils
 
-argparse.ArgumentParser(description="Train and register the Booster and the classifier.").parse_args()
+data_run_id, tuning_run_id = None, None
+parser = argparse.ArgumentParser(description="Train and register the Booster and the classifier.")
+parser.add_argument("--data-run-id", help="run of the data preparation to use; the newest if not given")
+parser.add_argument("--tuning-run-id", help="tuning run to use; the newest on these data if not given")
+args = parser.parse_args()
+data_run_id, tuning_run_id = args.data_run_id, args.tuning_run_id
 
-data_run = utils.latest_run("data_preprocessing")
-tuning_run = utils.latest_run("hyperparameters_tuning", data_run_id=data_run.info.run_id)
+data_run = utils.latest_run("data_preprocessing", data_run_id)
+tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id)
 best = tuning_run.data.params
 params = {
     "max_depth": int(best["max_depth"]),

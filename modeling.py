@@ -214,19 +214,23 @@ import utils
 
 # %% tags=["hyperparameters_tuning"]
 n_trials = config.N_TRIALS
+data_run_id = None
 # hide parser = argparse.ArgumentParser(description="Search for good hyperparameters, one nested run a trial.")
 # hide parser.add_argument("--n-trials", type=int, default=config.N_TRIALS, help="how many combinations to try")
-# hide n_trials = parser.parse_args().n_trials
+# hide parser.add_argument("--data-run-id", help="run of the data preparation to use; the newest if not given")
+# hide args = parser.parse_args()
+# hide n_trials, data_run_id = args.n_trials, args.data_run_id
 
 if n_trials < 1:
     raise utils.StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
 
 # %% [markdown]
-# A step finds the results of an earlier step in MLflow: the newest finished run that carries the step's tag. Steps
-# share no variables and no files, which is why each of them can also run alone, on another day or another machine.
+# A step finds the results of an earlier step in MLflow: the newest finished run that carries the step's tag, or the
+# one whose ID is given. Steps share no variables and no files, which is why each of them can also run alone, on
+# another day or another machine.
 
 # %% tags=["hyperparameters_tuning"]
-data_run = utils.latest_run("data_preprocessing")
+data_run = utils.latest_run("data_preprocessing", data_run_id)
 train = utils.load_split(data_run, "train")
 dtrain = xgb.DMatrix(train.drop(columns=config.TARGET), label=train[config.TARGET])
 
@@ -341,15 +345,20 @@ from sklearn.model_selection import train_test_split
 import config
 import utils
 
-# hide argparse.ArgumentParser(description="Train and register the Booster and the classifier.").parse_args()
+data_run_id, tuning_run_id = None, None
+# hide parser = argparse.ArgumentParser(description="Train and register the Booster and the classifier.")
+# hide parser.add_argument("--data-run-id", help="run of the data preparation to use; the newest if not given")
+# hide parser.add_argument("--tuning-run-id", help="tuning run to use; the newest on these data if not given")
+# hide args = parser.parse_args()
+# hide data_run_id, tuning_run_id = args.data_run_id, args.tuning_run_id
 
 # %% [markdown]
 # The tuning run must be one on this very data, hence the tag `data_run_id` in the search. MLflow stores parameters as
 # text, so each is turned back into a number by name.
 
 # %% tags=["model_training"]
-data_run = utils.latest_run("data_preprocessing")
-tuning_run = utils.latest_run("hyperparameters_tuning", data_run_id=data_run.info.run_id)
+data_run = utils.latest_run("data_preprocessing", data_run_id)
+tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id)
 best = tuning_run.data.params
 params = {
     "max_depth": int(best["max_depth"]),

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import requests
+from mlflow.exceptions import MlflowException
 
 import config
 
@@ -74,31 +75,107 @@ def start_step(step, **options):
     Returns:
         The active run, to be used in a `with` statement.
     """
+    close_dead_runs(step)
     if "MLFLOW_RUN_ID" not in os.environ:
         mlflow.set_experiment(config.EXPERIMENT)
-    tags = {"step": step, "script": f"{step}.py", "commit": git_commit()}
+    tags = {"step": step, "script": f"{step}.py", "commit": git_commit(), "process": this_process()}
     return mlflow.start_run(run_name=config.RUN_NAMES[step], tags=tags, **options)
 
 
-def latest_run(step, **tags):
-    """Find the newest finished run of a step.
+def this_process():
+    """Name this process in a way that tells later whether it still runs: the value of the tag `process` of a run.
+
+    Returns:
+        Its machine, number and start time, with spaces between them.
+    """
+    return f"{machine()} {os.getpid()} {psutil.Process().create_time():.0f}"
+
+
+def machine():
+    """Name this machine, and on Linux the container, since the numbers of processes have a meaning only there.
+
+    Returns:
+        A text without spaces.
+    """
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # other systems have neither
+        parts.append(os.readlink("/proc/self/ns/pid"))
+        parts.append(Path("/etc/machine-id").read_text().strip())
+    return "/".join(parts)
+
+
+def is_dead(process):
+    """Tell whether a process is known to have ended.
+
+    Args:
+        process: What `this_process` said in that process, or None.
+
+    Returns:
+        True if it was a process of this machine and runs no more; False if it runs, or if nobody can know.
+    """
+    if not process or process.split()[0] != machine():
+        return False
+    _, pid, start = process.split()
+    try:
+        found = psutil.Process(int(pid))
+        # a process that took over the number is another one; some seconds, because the clock may have been set
+        return found.status() == psutil.STATUS_ZOMBIE or abs(found.create_time() - float(start)) > 5
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
+
+
+def experiments():
+    """Say where a step looks for runs.
+
+    Returns:
+        The IDs of the present run's experiment, if `mlflow run` made that run, and of the project's own.
+    """
+    project = mlflow.get_experiment_by_name(config.EXPERIMENT)
+    found = [os.environ.get("MLFLOW_EXPERIMENT_ID"), project and project.experiment_id]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def close_dead_runs(step):
+    """Mark runs of a step as KILLED whose process was killed before it could do so.
+
+    Trials and other runs below them, which have no process of their own, are closed with them.
+
+    Args:
+        step: The step's name, a key of `config.RUN_NAMES`.
+    """
+    running = mlflow.search_runs(experiments(), "attributes.status = 'RUNNING'", output_format="list")
+    dead = [run for run in running if run.data.tags.get("step") == step and is_dead(run.data.tags.get("process"))]
+    for run in dead:  # grows on the way
+        mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
+        below = [child for child in running if child.data.tags.get("mlflow.parentRunId") == run.info.run_id]
+        for child in below:
+            process = child.data.tags.get("process")
+            if child not in dead and (process is None or is_dead(process)):
+                dead.append(child)
+
+
+def latest_run(step, run_id=None, **tags):
+    """Find the newest finished run of a step, or check the one that the user names.
 
     The experiment of the present run is searched first, then the project's own.
 
     Args:
         step: The step's name, a key of `config.RUN_NAMES`.
+        run_id: The ID of the run to take; where it is empty or None, the newest is taken.
         **tags: Tags that the run must have, with their values.
 
     Returns:
         The `mlflow.entities.Run`.
 
     Raises:
-        StepError: No such run has finished yet.
+        StepError: No such run has finished yet, or the run with this ID is not one.
     """
-    project = mlflow.get_experiment_by_name(config.EXPERIMENT)
-    experiments = [os.environ.get("MLFLOW_EXPERIMENT_ID"), project and project.experiment_id]
+    if run_id:
+        return checked_run(step, run_id, tags)
     wanted = [f"tags.{name} = '{value}'" for name, value in {"step": step, **tags}.items()]
-    for experiment in filter(None, experiments):
+    for experiment in experiments():
         runs = mlflow.search_runs(
             [experiment],
             " and ".join([*wanted, "attributes.status = 'FINISHED'"]),
@@ -111,6 +188,39 @@ def latest_run(step, **tags):
     made_with = "".join(f" with {name} {value}" for name, value in tags.items())
     entry_point = step.replace("_", "-")
     raise StepError(f"No finished run of {step}{made_with} was found. First run: mlflow run . -e {entry_point}")
+
+
+def checked_run(step, run_id, tags):
+    """Get a run by its ID and check that it is what a step can use.
+
+    Args:
+        step: The name of the step that it must be a run of.
+        run_id: The run's ID.
+        tags: A dict of tags that it must have, with their values.
+
+    Returns:
+        The `mlflow.entities.Run`.
+
+    Raises:
+        StepError: There is no such run, it is deleted or has not finished, or it is of another step or other data.
+    """
+    remedy = f"Give the ID of a finished run of {step}, or none for the newest."
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ["RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"]:
+            raise
+        raise StepError(f"There is no run {run_id}. {remedy}") from None
+    if run.data.tags.get("step") != step:
+        raise StepError(f"Run {run_id} is not one of {step}. {remedy}")
+    if run.info.lifecycle_stage == "deleted":
+        raise StepError(f"Run {run_id} is deleted. Restore it: mlflow runs restore --run-id {run_id}")
+    if run.info.status != "FINISHED":
+        raise StepError(f"Run {run_id} is {run.info.status}. {remedy}")
+    for name, value in tags.items():
+        if run.data.tags.get(name) != value:
+            raise StepError(f"Run {run_id} has the {name} {run.data.tags.get(name)}, not {value}. {remedy}")
+    return run
 
 
 def registered_version(name, training_run):
