@@ -44,6 +44,9 @@ ROWS_FOR_THREADS = 10_000
 THRESHOLDS = {"accuracy_score": 0.9, "roc_auc": 0.95}
 # The metric by which a new model is compared with the present champion; one of the above.
 CHAMPION_METRIC = "accuracy_score"
+# Every so often a worker shows in the database that its trial is alive; after so long without that, another redoes it.
+HEARTBEAT_SECONDS = 5
+LOST_AFTER_SECONDS = 15
 # How long a server may take to get ready, in seconds.
 SERVER_TIMEOUT = 180
 

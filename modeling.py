@@ -204,25 +204,32 @@ pd.DataFrame({"rows": [len(train), len(test)], "benign": [train.target.mean(), t
 import time
 
 import mlflow
-import optuna
 import xgboost as xgb
 from mlflow.entities import Metric, Param
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
 
 import config
 import utils
+from shared_study import SharedStudy
 
 # %% tags=["hyperparameters_tuning"]
-n_trials = config.N_TRIALS
-data_run_id = None
+n_trials, data_run_id = config.N_TRIALS, None
+storage, study_name, workers, dask_scheduler = None, None, 1, None
 # hide parser = argparse.ArgumentParser(description="Search for good hyperparameters, one nested run a trial.")
-# hide parser.add_argument("--n-trials", type=int, default=config.N_TRIALS, help="how many combinations to try")
+# hide parser.add_argument("--n-trials", type=int, default=config.N_TRIALS, help="finished trials in the end")
 # hide parser.add_argument("--data-run-id", help="run of the data preparation to use; the newest if not given")
+# hide parser.add_argument("--storage", help="Optuna storage URL, or path of a journal file")
+# hide parser.add_argument("--study-name", help="study to join; if not given, that of the data")
+# hide parser.add_argument("--workers", type=int, default=1, help="how many processes make trials")
+# hide parser.add_argument("--dask-scheduler", help="tcp://HOST:PORT of a cluster to place them on")
 # hide args = parser.parse_args()
 # hide n_trials, data_run_id = args.n_trials, args.data_run_id
+# hide storage, study_name, workers, dask_scheduler = args.storage, args.study_name, args.workers, args.dask_scheduler
 
 if n_trials < 1:
     raise utils.StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
+if workers < 1:
+    raise utils.StepError(f"workers is {workers}: give a whole number of at least 1.")
 
 # %% [markdown]
 # A step finds the results of an earlier step in MLflow: the newest finished run that carries the step's tag, or the
@@ -234,6 +241,21 @@ data_run = utils.latest_run("data_preprocessing", data_run_id)
 train = utils.load_split(data_run, "train")
 dtrain = xgb.DMatrix(train.drop(columns=config.TARGET), label=train[config.TARGET])
 
+
+# %% [markdown]
+# These are the parameters of a trial and the ranges to search, two of them on a logarithmic scale:
+
+
+# %% tags=["hyperparameters_tuning"]
+def suggest(trial):
+    return {
+        "max_depth": trial.suggest_int("max_depth", 2, 8),
+        "alpha": trial.suggest_float("alpha", 0.001, 0.05),
+        "learning_rate": trial.suggest_float("learning_rate", 0.005, 0.5, log=True),
+        "num_boost_round": trial.suggest_int("num_boost_round", 30, 300),
+    }
+
+
 # %% [markdown]
 # One trial: Optuna suggests the parameters, XGBoost cross-validates them on 3 folds of the training data, and the
 # accuracy on the held-out folds after the last boosting round is the result. Each round has two metrics. Writing them
@@ -242,15 +264,11 @@ dtrain = xgb.DMatrix(train.drop(columns=config.TARGET), label=train[config.TARGE
 
 # %% tags=["hyperparameters_tuning"]
 def objective(trial):
-    params = {
-        "max_depth": trial.suggest_int("max_depth", 2, 8),
-        "alpha": trial.suggest_float("alpha", 0.001, 0.05),
-        "learning_rate": trial.suggest_float("learning_rate", 0.005, 0.5, log=True),
-    }
-    num_boost_round = trial.suggest_int("num_boost_round", 30, 300)
-    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as run:
+    params = suggest(trial)
+    num_boost_round = params.pop("num_boost_round")
+    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True, tags={"trial": trial.number}) as trial_run:
         history = xgb.cv(
-            {"objective": "binary:logistic", "nthread": utils.threads(train), **params},
+            {"objective": "binary:logistic", "nthread": utils.threads(train, workers), **params},
             dtrain,
             num_boost_round,
             nfold=config.N_FOLDS,
@@ -264,34 +282,39 @@ def objective(trial):
         for name in ["auc", "error"]:
             metrics += [Metric(name, value, now, step) for step, value in enumerate(history[f"test-{name}-mean"])]
         chosen = [Param(name, str(value)) for name, value in trial.params.items()]
-        mlflow.MlflowClient().log_batch(run.info.run_id, metrics, chosen)
+        mlflow.MlflowClient().log_batch(trial_run.info.run_id, metrics, chosen)
     return accuracy
 
 
 # %% [markdown]
 # The search itself. The parent run gets the best parameters and their accuracy, two plots of the search, and *system
 # metrics*: what processor and memory were doing meanwhile, once a second.
+#
+# Optuna keeps the study in a file, `optuna.journal`. If this cell is interrupted, run it again: finished trials are
+# not repeated. With `workers = 2` two processes share the trials. The module `shared_study.py` does the book-keeping
+# for that; more about it under *Many machines, one study*.
 
 # %% tags=["hyperparameters_tuning"]
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 mlflow.set_system_metrics_sampling_interval(1)
-study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=config.SEED))
+shared = SharedStudy(data_run, suggest, storage, study_name)
+study = shared.study
 
-with utils.start_step("hyperparameters_tuning", log_system_metrics=True) as run:
+with shared.start_run(n_trials, log_system_metrics=True) as run:
     mlflow.set_tag("data_run_id", data_run.info.run_id)
     utils.log_dataset(train, data_run, "train", context="tuning")
-    study.optimize(objective, n_trials, show_progress_bar=True)
-    mlflow.log_params(study.best_params)
-    mlflow.log_metric("accuracy", study.best_value)
+    shared.optimize(objective, n_trials, workers, dask_scheduler)
 
+    best = shared.best_trial()
+    mlflow.log_params(best.params)
+    mlflow.log_metric("accuracy", best.value)
     history_plot = plot_optimization_history(study).figure
     mlflow.log_figure(history_plot, "plots/optimization_history.png")
     if len({trial.value for trial in study.trials}) > 1:  # without a difference nothing can be important
         importance_plot = plot_param_importances(study).figure
         mlflow.log_figure(importance_plot, "plots/param_importances.png")
 
-best = ", ".join(f"{name} {value:.4g}" for name, value in study.best_params.items())
-config.logger.info(f"best of {n_trials} trials: accuracy {study.best_value:.4f} with {best}")
+chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
+config.logger.info(f"best of {n_trials} trials: accuracy {best.value:.4f} with {chosen}")
 
 # %%
 study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value", ascending=False)

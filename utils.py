@@ -344,16 +344,20 @@ def load_split(data_run, split):
     return pd.read_csv(path)
 
 
-def threads(frame):
+def threads(frame, processes=1):
     """Tell with how many threads XGBoost should train.
 
     Args:
         frame: The training data, a `pandas.DataFrame`.
+        processes: How many processes of this machine train at the same time.
 
     Returns:
-        1 for few rows, where sharing the work costs more than it brings, else 0, which means one a core.
+        1 for few rows, where sharing the work costs more than it brings, else this process's share of the cores; 0
+        means all of them, or `OMP_NUM_THREADS` where that is set.
     """
-    return 1 if len(frame) < config.ROWS_FOR_THREADS else 0
+    if len(frame) < config.ROWS_FOR_THREADS:
+        return 1
+    return 0 if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
 
 
 def log_dataset(frame, data_run, split, context):
