@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import urllib.parse
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -266,11 +267,12 @@ def log_each_round(trial, script):
     return accuracy
 
 
-def search(effort, data_run, train, uri=None, objective=None):
+def search(effort, folder, data_run, train, uri=None, objective=None):
     """Do the notebook's search for hyperparameters.
 
     Args:
         effort: The `Effort`.
+        folder: The `pathlib.Path` of a folder for the study.
         data_run: The `mlflow.entities.Run` of the data.
         train: The training data, a `pandas.DataFrame`.
         uri: The tracking store, or None to track nothing.
@@ -279,20 +281,24 @@ def search(effort, data_run, train, uri=None, objective=None):
     Returns:
         The trials: a list of pairs of parameters and accuracy.
     """
-    options = ["--n-trials", str(effort.trials)]
-    script = floors.before_the_run("hyperparameters_tuning", options, data_run=data_run, train=train)
-    study = script["study"]
+    given = {"data_run": data_run, "train": train}
     if uri is None:
+        study = floors.plain_study()
+        script = floors.before_the_run("hyperparameters_tuning", shared=None, study=study, **given)
         study.optimize(lambda trial: floors.cross_validate(trial, script), effort.trials)
     else:
         mlflow.set_tracking_uri(uri)
-        with utils.start_step("hyperparameters_tuning", log_system_metrics=True):
+        options = ["--storage", str(folder / "optuna.journal"), "--study-name", str(uuid.uuid4())]
+        script = floors.before_the_run("hyperparameters_tuning", options, **given)
+        shared, own = script["shared"], script["objective"]
+        with shared.start_run(effort.trials, log_system_metrics=True):
             mlflow.set_tag("data_run_id", data_run.info.run_id)
             utils.log_dataset(train, data_run, "train", context="tuning")
-            own = script["objective"]
-            study.optimize(lambda trial: objective(trial, script) if objective else own(trial), effort.trials)
-            mlflow.log_params(study.best_params)
-            mlflow.log_metric("accuracy", study.best_value)
+            make = (lambda trial: objective(trial, script)) if objective else own
+            shared.optimize(make, effort.trials)
+            mlflow.log_params(shared.best_trial().params)
+            mlflow.log_metric("accuracy", shared.best_trial().value)
+        study = shared.study
     return [(trial.params, trial.value) for trial in study.trials]
 
 
@@ -311,7 +317,7 @@ def measure_tracking(effort, folder):
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     data_run = utils.latest_run("data_preprocessing")
-    arguments = effort, data_run, utils.load_split(data_run, "train")
+    arguments = effort, folder, data_run, utils.load_split(data_run, "train")
     sqlite, port = mlflow.get_tracking_uri(), utils.free_port()
     server_uri = f"http://127.0.0.1:{port}"
     store = (folder / "server").resolve()

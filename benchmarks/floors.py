@@ -56,6 +56,19 @@ def before_the_run(step, options=(), **given):
     return variables
 
 
+def plain_study():
+    """Make a study in memory that draws the same trials as the project's.
+
+    Returns:
+        The `optuna.Study`.
+    """
+    import optuna
+
+    from shared_study import Sampler
+
+    return optuna.create_study(direction="maximize", sampler=Sampler())
+
+
 def cross_validate(trial, script, callbacks=None):
     """Do what a trial of the tuning computes, without MLflow.
 
@@ -73,15 +86,12 @@ def cross_validate(trial, script, callbacks=None):
 
     import utils
 
-    params = {
-        "max_depth": trial.suggest_int("max_depth", 2, 8),
-        "alpha": trial.suggest_float("alpha", 0.001, 0.05),
-        "learning_rate": trial.suggest_float("learning_rate", 0.005, 0.5, log=True),
-    }
+    params = script["suggest"](trial)
+    num_boost_round = params.pop("num_boost_round")
     history = xgb.cv(
         {"objective": "binary:logistic", "nthread": utils.threads(script["train"]), **params},
         script["dtrain"],
-        trial.suggest_int("num_boost_round", 30, 300),
+        num_boost_round,
         nfold=config.N_FOLDS,
         stratified=True,
         metrics=["auc", "error"],
@@ -111,8 +121,9 @@ def hyperparameters_tuning(folder, options):
     """
     import pandas as pd
 
-    script = before_the_run("hyperparameters_tuning", options, data_run=None, train=pd.read_csv(folder / "train.csv"))
-    study = script["study"]
+    train = pd.read_csv(folder / "train.csv")
+    study = plain_study()
+    script = before_the_run("hyperparameters_tuning", options, data_run=None, train=train, shared=None, study=study)
     study.optimize(lambda trial: cross_validate(trial, script), script["n_trials"])
     script["plot_optimization_history"](study).figure.savefig(folder / "optimization_history.png")
     if len({trial.value for trial in study.trials}) > 1:
