@@ -63,7 +63,8 @@ def test_mlproject_agrees_with_the_script(name, monkeypatch):
 def test_one_list_of_versions():
     conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
     assert conda["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
-    wanted = re.findall(r"^([\w-]+==[\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    listed = re.findall(r"^([\w-]+)(?:\[\w+\])?(==[\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    wanted = [name + version for name, version in listed]
     pinned = re.findall(r"^([\w-]+==[\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert set(wanted) <= set(pinned)
     packages = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if re.match(r"\w", line)]
