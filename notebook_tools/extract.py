@@ -12,13 +12,18 @@ import os
 import sys
 import tempfile
 import tokenize
+import warnings
 from pathlib import Path
 
 import jupytext
+from jsonschema import ValidationError
+from nbformat.validator import iter_validate
 
 import config
 
 HIDE = "# hide "
+# What jupytext takes for the end of a line, and Python does not.
+OTHER_LINE_ENDS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -43,18 +48,53 @@ def read_notebook(path):
         raise ExtractError(f"{path}: is neither a .py nor an .ipynb file")
     try:
         # utf-8-sig: some editors begin a file with a byte-order mark
-        notebook = jupytext.reads(path.read_text(encoding="utf-8-sig"), fmt=path.suffix[1:])
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ExtractError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ExtractError(f"{path}: line {line} is not UTF-8: save the file in that encoding") from None
+    if path.suffix == ".py":
+        for number, line in enumerate(text.split("\n"), start=1):
+            for character in set(OTHER_LINE_ENDS) & set(line):
+                raise ExtractError(
+                    f"{path}: line {number} has {character!r} in it: write it as an escape, or remove it"
+                )
+    try:
+        with warnings.catch_warnings():  # of cells without an id, and of formats from long ago
+            warnings.simplefilter("ignore")
+            notebook = jupytext.reads(text, fmt=path.suffix[1:])
+            errors = list(iter_validate(notebook))
+    except ValidationError as error:
+        raise ExtractError(f"{path}: is not a notebook: {invalid(error)}") from None
     except Exception as error:  # whatever jupytext and nbformat raise on a file that is not a notebook
         raise ExtractError(f"{path}: is not a notebook: {' '.join(str(error).split())[:200]}") from None
     if "cells" not in notebook or "metadata" not in notebook:
         raise ExtractError(f"{path}: is not a notebook of format 4")
+    for error in errors:
+        # neither outputs, whoever made them, nor the name of a kernel get into a script
+        if "outputs" not in error.absolute_path and error.validator != "required":
+            raise ExtractError(f"{path}: is not a notebook: {invalid(error)}")
     metadata = notebook.metadata
     language = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
-    if language and language != "python":
-        raise ExtractError(f"{path}: is a notebook in {language}, not in Python")
+    if language and str(language).lower() not in {"python", "ipython"}:
+        raise ExtractError(f"{path}: is a notebook in {language!r}, not in Python")
     return notebook
+
+
+def invalid(error):
+    """Say what is wrong with the structure of a notebook.
+
+    Args:
+        error: The `jsonschema.ValidationError`.
+
+    Returns:
+        The place and the reason, in one line.
+    """
+    place = list(error.absolute_path)
+    if place[:1] == ["cells"] and len(place) > 1:
+        place[:2] = [f"cell {place[1] + 1}"]
+    return f"{', '.join(map(str, place))}: {' '.join(error.message.split())[:100]}"
 
 
 def cells_by_script(notebook, path):
@@ -70,16 +110,19 @@ def cells_by_script(notebook, path):
         A dict from script name to a list of pairs: the cell's number in the notebook, from 1, and its source.
 
     Raises:
-        ExtractError: The first line of a cell says something else than its tags.
+        ExtractError: The header of a cell cannot be read, or its first line says something else than its tags.
     """
     scripts = {}
     for number, cell in enumerate(notebook.cells, start=1):
         if cell.cell_type != "code":
             continue
+        if "incorrectly_encoded_metadata" in cell.metadata:  # jupytext's name for what it cannot read
+            header = cell.metadata["incorrectly_encoded_metadata"]
+            raise ExtractError(f'{path}: cell {number}: its header is not like tags=["model_training"]: `{header}`')
         names = [tag for tag in cell.metadata.get("tags", []) if tag.isidentifier()]
-        first_line, _, rest = cell.source.partition("\n")
+        source = cell.source.replace("\r\n", "\n").replace("\r", "\n")
+        first_line, _, rest = source.partition("\n")
         marker = first_line.removeprefix("# ").rstrip()
-        source = cell.source
         if first_line.startswith("# ") and marker in config.SCRIPTS:
             if names not in ([], [marker]):
                 raise ExtractError(f"{path}: cell {number}, line 1: says `{marker}`, but is tagged {', '.join(names)}")
@@ -131,13 +174,17 @@ def checked_source(source, place):
         return code
     except SyntaxError as error:
         line, reason = error.lineno or 1, error.msg
+    except (MemoryError, RecursionError):
+        line, reason = 1, "nested too deeply"
     except ValueError as error:  # a null byte
         line, reason = 1, str(error)
     lines = source.split("\n")
     for number, text in enumerate(lines[:line], start=1):
         if text.lstrip().startswith(("%", "!")):
-            raise ExtractError(f"{place}, line {number}: `{text.strip()}` works in a notebook only, not in a script")
-    text = lines[min(line, len(lines)) - 1].strip()
+            raise ExtractError(
+                f"{place}, line {number}: `{text.strip()[:100]}` works in a notebook only, not in a script"
+            )
+    text = lines[min(line, len(lines)) - 1].strip()[:100].encode(errors="backslashreplace").decode()
     raise ExtractError(f"{place}, line {line}: {reason}: `{text}`")
 
 
@@ -153,7 +200,7 @@ def make_script(name, cells, path):
         The text, which ends with a newline.
 
     Raises:
-        ExtractError: A cell, or all of them together, are not Python.
+        ExtractError: A cell, or all of them together, are not Python, or they are empty.
     """
     text = f"# Generated from {Path(path).name} by notebook_tools/extract.py: do not edit, change the notebook.\n"
     after_definition = False
@@ -165,6 +212,8 @@ def make_script(name, cells, path):
             text += "\n\n" if after_definition or isinstance(statements[0], DEFINITIONS) else "\n"
             text += code + "\n"
             after_definition = isinstance(statements[-1], DEFINITIONS)
+    if text.count("\n") == 1:
+        raise ExtractError(f"{path}: the cells tagged {name} are empty")
     try:
         compile(text, name, "exec", dont_inherit=True)
     except SyntaxError as error:
@@ -222,7 +271,10 @@ def extract(notebook_path, out, scripts=(), check=False):
 
     changes = {}
     for path, text in texts.items():
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        try:
+            old = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        except OSError as error:
+            raise ExtractError(f"{path}: cannot be read: {error.strerror}") from None
         if text != old:
             diff = difflib.unified_diff(
                 old.splitlines(keepends=True),
