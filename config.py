@@ -40,6 +40,8 @@ N_FOLDS = 3
 VALIDATION_SIZE = 0.2
 EARLY_STOPPING_ROUNDS = 20
 ROWS_FOR_THREADS = 10_000
+# How many rows go into one request to a server, and how many the flavours are compared on.
+BATCH_ROWS = 1_000
 # What a model must reach before it may become the champion: metrics of mlflow.models.evaluate, greater is better.
 THRESHOLDS = {"accuracy_score": 0.9, "roc_auc": 0.95}
 # The metric by which a new model is compared with the present champion; one of the above.

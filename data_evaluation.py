@@ -37,11 +37,13 @@ if eval_dataset:
     frame[config.TARGET] = (target == classes[1]).astype(int)
 else:
     frame = utils.load_split(data_run, "test")
+source = eval_dataset or f"{data_run.info.artifact_uri}/datasets/test.csv"
+evaluation_data = utils.as_dataset(frame, source, "evaluation" if eval_dataset else "test")
 
 
 def evaluate(uri, explain):
     options = {"label_list": [0, 1], "pos_label": 1, "log_model_explainability": explain}
-    return mlflow.models.evaluate(uri, frame, targets=config.TARGET, model_type="classifier", evaluator_config=options)
+    return mlflow.models.evaluate(uri, evaluation_data, model_type="classifier", evaluator_config=options)
 
 
 client = mlflow.MlflowClient()

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import tempfile
+from pathlib import Path
 
 import mlflow
 from sklearn.datasets import load_breast_cancer
@@ -40,11 +42,13 @@ if fewest * test_size < 1 or fewest * (1 - test_size) < 2 * config.N_FOLDS:
 train, test = train_test_split(data, test_size=test_size, stratify=data[config.TARGET], random_state=config.SEED)
 train, test = train.reset_index(drop=True), test.reset_index(drop=True)
 
-with utils.start_step("data_preprocessing") as run:
+with utils.start_step("data_preprocessing") as run, tempfile.TemporaryDirectory() as folder:
     mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": dataset or "breast cancer"})
     mlflow.set_tag("classes", json.dumps(classes))
     mlflow.log_metrics({"full_rows": len(data), "train_rows": len(train), "test_rows": len(test)})
     for split, frame in {"train": train, "test": test}.items():
-        mlflow.log_text(frame.to_csv(index=False), f"datasets/{split}.csv")
+        path = Path(folder, f"{split}.csv")
+        frame.to_csv(path, index=False)
+        mlflow.log_artifact(path, "datasets")
         digest = utils.log_dataset(frame, run, split, context="preprocessing")
         config.logger.info(f"{split}: {len(frame)} rows, {frame.shape[1] - 1} features, digest {digest}")

@@ -15,7 +15,7 @@ argparse.ArgumentParser(description="Compare what the flavours take, return, ref
 
 training_run = utils.latest_run("model_training")
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-test = utils.load_split(data_run, "test").drop(columns=config.TARGET)
+test = utils.load_split(data_run, "test").drop(columns=config.TARGET).head(config.BATCH_ROWS)
 
 booster_uri, classifier_uri = [
     f"models:/{name}/{utils.registered_version(name, training_run)}"

@@ -11,13 +11,13 @@ import utils
 argparse.ArgumentParser(description="Register a model that answers with probabilities.").parse_args()
 
 training_run = utils.latest_run("model_training")
-data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-example = utils.load_split(data_run, "train").drop(columns=config.TARGET).head(3)
 classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{utils.registered_version(config.CLASSIFIER_MODEL, training_run)}"
-probabilities = mlflow.xgboost.load_model(classifier_uri).predict_proba(example)
+loaded = mlflow.pyfunc.load_model(classifier_uri)
+example = loaded.input_example
+probabilities = loaded.get_raw_model().predict_proba(example)
 
 with utils.start_step("model_customization") as run:
-    mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
+    mlflow.set_tags({"data_run_id": training_run.data.tags["data_run_id"], "training_run_id": training_run.info.run_id})
     custom_info = mlflow.pyfunc.log_model(
         name="custom",
         python_model=str(config.PROJECT_DIR / "custom_model.py"),

@@ -36,10 +36,14 @@ command = ["mlflow", "models", "serve", "-m", model_uri, "--env-manager", "local
 
 with utils.start_step("model_serving") as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(test)})
+    predictions = []
     with utils.server([*command, "--port", str(port)], f"{url}/health"):
-        response = requests.post(f"{url}/invocations", json=utils.as_request(test), timeout=60)
-    response.raise_for_status()
-    served = np.array(response.json()["predictions"])
+        for start in range(0, len(test), config.BATCH_ROWS):
+            rows = test.iloc[start : start + config.BATCH_ROWS]
+            response = requests.post(f"{url}/invocations", json=utils.as_request(rows), timeout=60)
+            response.raise_for_status()
+            predictions += response.json()["predictions"]
+    served = np.array(predictions)
     difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(test)).max())
     mlflow.log_metric("largest_difference", difference)
     if difference > 1e-6:

@@ -117,6 +117,8 @@ print(store.replace(str(config.PROJECT_DIR), "(this folder)"))
 # %% tags=["data_preprocessing"]
 # hide import argparse
 import json
+import tempfile
+from pathlib import Path
 
 import mlflow
 from sklearn.datasets import load_breast_cancer
@@ -181,12 +183,14 @@ train, test = train.reset_index(drop=True), test.reset_index(drop=True)
 # their columns and a digest that is the same for the same data.
 
 # %% tags=["data_preprocessing"]
-with utils.start_step("data_preprocessing") as run:
+with utils.start_step("data_preprocessing") as run, tempfile.TemporaryDirectory() as folder:
     mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": dataset or "breast cancer"})
     mlflow.set_tag("classes", json.dumps(classes))
     mlflow.log_metrics({"full_rows": len(data), "train_rows": len(train), "test_rows": len(test)})
     for split, frame in {"train": train, "test": test}.items():
-        mlflow.log_text(frame.to_csv(index=False), f"datasets/{split}.csv")
+        path = Path(folder, f"{split}.csv")
+        frame.to_csv(path, index=False)
+        mlflow.log_artifact(path, "datasets")
         digest = utils.log_dataset(frame, run, split, context="preprocessing")
         config.logger.info(f"{split}: {len(frame)} rows, {frame.shape[1] - 1} features, digest {digest}")
 
@@ -542,6 +546,8 @@ if eval_dataset:
     frame[config.TARGET] = (target == classes[1]).astype(int)
 else:
     frame = utils.load_split(data_run, "test")
+source = eval_dataset or f"{data_run.info.artifact_uri}/datasets/test.csv"
+evaluation_data = utils.as_dataset(frame, source, "evaluation" if eval_dataset else "test")
 
 # %% [markdown]
 # `mlflow.models.evaluate` computes the usual metrics of a classifier, draws the usual plots, and explains the
@@ -551,7 +557,7 @@ else:
 # %% tags=["data_evaluation"]
 def evaluate(uri, explain):
     options = {"label_list": [0, 1], "pos_label": 1, "log_model_explainability": explain}
-    return mlflow.models.evaluate(uri, frame, targets=config.TARGET, model_type="classifier", evaluator_config=options)
+    return mlflow.models.evaluate(uri, evaluation_data, model_type="classifier", evaluator_config=options)
 
 
 client = mlflow.MlflowClient()
@@ -765,7 +771,7 @@ import utils
 # %% tags=["flavour_comparison"]
 training_run = utils.latest_run("model_training")
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-test = utils.load_split(data_run, "test").drop(columns=config.TARGET)
+test = utils.load_split(data_run, "test").drop(columns=config.TARGET).head(config.BATCH_ROWS)
 
 booster_uri, classifier_uri = [
     f"models:/{name}/{utils.registered_version(name, training_run)}"
@@ -916,7 +922,7 @@ with utils.start_step("flavour_comparison") as run:
 #
 # The next cells do the same from Python: start the server as a process, wait until it is healthy, send it the test
 # set, compare its answers with those of the same model in this process, and stop it, whatever happens. Rows are sent
-# in the form `dataframe_split`: the names of the columns once, then the rows.
+# in the form `dataframe_split`: the names of the columns once, then the rows, a thousand at most in one request.
 
 # %% tags=["model_serving"]
 # hide import argparse
@@ -957,10 +963,14 @@ command = ["mlflow", "models", "serve", "-m", model_uri, "--env-manager", "local
 
 with utils.start_step("model_serving") as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(test)})
+    predictions = []
     with utils.server([*command, "--port", str(port)], f"{url}/health"):
-        response = requests.post(f"{url}/invocations", json=utils.as_request(test), timeout=60)
-    response.raise_for_status()
-    served = np.array(response.json()["predictions"])
+        for start in range(0, len(test), config.BATCH_ROWS):
+            rows = test.iloc[start : start + config.BATCH_ROWS]
+            response = requests.post(f"{url}/invocations", json=utils.as_request(rows), timeout=60)
+            response.raise_for_status()
+            predictions += response.json()["predictions"]
+    served = np.array(predictions)
     difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(test)).max())
     mlflow.log_metric("largest_difference", difference)
     if difference > 1e-6:
@@ -1115,13 +1125,13 @@ import utils
 
 # %% tags=["model_customization"]
 training_run = utils.latest_run("model_training")
-data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-example = utils.load_split(data_run, "train").drop(columns=config.TARGET).head(3)
 classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{utils.registered_version(config.CLASSIFIER_MODEL, training_run)}"
-probabilities = mlflow.xgboost.load_model(classifier_uri).predict_proba(example)
+loaded = mlflow.pyfunc.load_model(classifier_uri)
+example = loaded.input_example
+probabilities = loaded.get_raw_model().predict_proba(example)
 
 with utils.start_step("model_customization") as run:
-    mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
+    mlflow.set_tags({"data_run_id": training_run.data.tags["data_run_id"], "training_run_id": training_run.info.run_id})
     custom_info = mlflow.pyfunc.log_model(
         name="custom",
         python_model=str(config.PROJECT_DIR / "custom_model.py"),

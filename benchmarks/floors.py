@@ -186,7 +186,8 @@ def data_evaluation(folder, options):
 
     test = pd.read_csv(folder / "test.csv")
     features, target = test.drop(columns=config.TARGET), test[config.TARGET]
-    given = dict.fromkeys(["training_run", "data_run", "version", "model_uri", "client", "champion"])
+    fetched = ["training_run", "data_run", "version", "model_uri", "source", "evaluation_data", "client", "champion"]
+    given = dict.fromkeys(fetched)
     before_the_run("data_evaluation", options, frame=test, columns=list(features), **given)
 
     # mlflow.models.evaluate imports these when it is called
@@ -258,16 +259,7 @@ def model_customization(folder, options):
     Args:
         folder, options: As above.
     """
-    import pandas as pd
-
-    before_the_run(
-        "model_customization",
-        options,
-        training_run=None,
-        data_run=None,
-        example=pd.read_csv(folder / "train.csv").drop(columns=config.TARGET).head(3),
-        classifier_uri=str(folder / "classifier"),
-    )
+    before_the_run("model_customization", options, training_run=None, classifier_uri=str(folder / "classifier"))
 
 
 def model_serving(folder, options):

@@ -3,6 +3,7 @@
 import subprocess
 import time
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -200,6 +201,24 @@ def test_wrong_parameter_of_the_pipeline(trained):
     ]
     assert len(trained.runs(status="FAILED")) == failed + 2  # the pipeline and the step
     assert trained.runs(status="RUNNING") == []
+
+
+def test_data_set_is_described_as_mlflow_does_it():
+    """The columns' types, and which may miss a value, are those that MLflow finds by looking at every value."""
+    frame = breast_cancer()
+    frame.loc[150, "mean area"] = np.nan
+    dataset = utils.as_dataset(frame, "data.csv", "test")
+    assert dataset.schema == mlflow.models.infer_signature(frame).inputs
+    assert [column.name for column in dataset.schema.inputs if not column.required] == ["mean area"]
+
+
+def test_digest_is_that_of_all_rows():
+    frame = pd.DataFrame({"a": np.arange(20_000.0), "target": 0})
+    digests = {
+        utils.as_dataset(changed, "data.csv", "test").digest
+        for changed in [frame, frame.copy(), frame.rename(columns={"a": "b"}), frame.replace({"a": {19_999.0: 0.5}})]
+    }
+    assert len(digests) == 3
 
 
 WRONG_FILES = {
