@@ -37,7 +37,7 @@ if eval_dataset:
     frame[config.TARGET] = (target == classes[1]).astype(int)
 else:
     frame = utils.load_split(data_run, "test")
-source = eval_dataset or f"{data_run.info.artifact_uri}/datasets/test.csv"
+source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
 evaluation_data = utils.as_dataset(frame, source, "evaluation" if eval_dataset else "test")
 
 

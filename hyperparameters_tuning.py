@@ -47,7 +47,8 @@ def suggest(trial):
 def objective(trial):
     params = suggest(trial)
     num_boost_round = params.pop("num_boost_round")
-    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True, tags={"trial": trial.number}) as trial_run:
+    tags = {"trial": str(trial.number)}
+    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True, tags=tags) as trial_run:
         history = xgb.cv(
             {"objective": "binary:logistic", "nthread": utils.threads(train, workers), **params},
             dtrain,

@@ -270,7 +270,8 @@ def suggest(trial):
 def objective(trial):
     params = suggest(trial)
     num_boost_round = params.pop("num_boost_round")
-    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True, tags={"trial": trial.number}) as trial_run:
+    tags = {"trial": str(trial.number)}
+    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True, tags=tags) as trial_run:
         history = xgb.cv(
             {"objective": "binary:logistic", "nthread": utils.threads(train, workers), **params},
             dtrain,
@@ -546,7 +547,7 @@ if eval_dataset:
     frame[config.TARGET] = (target == classes[1]).astype(int)
 else:
     frame = utils.load_split(data_run, "test")
-source = eval_dataset or f"{data_run.info.artifact_uri}/datasets/test.csv"
+source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
 evaluation_data = utils.as_dataset(frame, source, "evaluation" if eval_dataset else "test")
 
 # %% [markdown]

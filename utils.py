@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import requests
+from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.exceptions import MlflowException
 
 import config
@@ -369,7 +370,7 @@ def as_dataset(frame, source, name):
 
     Args:
         frame: The data set, a `pandas.DataFrame` of features and `target`.
-        source: Where it comes from, a path or an address.
+        source: Where it comes from: a path, or an address such as "runs:/ID/FILE", which outlives a move of the store.
         name: What to call it.
 
     Returns:
@@ -379,10 +380,15 @@ def as_dataset(frame, source, name):
     digest.update(repr(list(frame)).encode())
     # a row that has a missing value in each column that has one anywhere
     row = frame.head(1).mask(frame.isna().any(), axis="columns")
-    with warnings.catch_warnings():  # hints on whole-number columns (the target) and on how the source was read
+    with warnings.catch_warnings():  # hints on whole-number columns (the target)
         warnings.simplefilter("ignore", UserWarning)
+        # MLflow has no kind of source for the files of a run. The one for local files can load them too.
         dataset = mlflow.data.from_pandas(
-            frame, source=source, targets=config.TARGET, name=name, digest=digest.hexdigest()[:8]
+            frame,
+            source=LocalArtifactDatasetSource(source),
+            targets=config.TARGET,
+            name=name,
+            digest=digest.hexdigest()[:8],
         )
         dataset.schema = mlflow.models.infer_signature(row).inputs
     return dataset
@@ -400,7 +406,7 @@ def log_dataset(frame, data_run, split, context):
     Returns:
         The data set's digest, equal for equal data.
     """
-    dataset = as_dataset(frame, f"{data_run.info.artifact_uri}/datasets/{split}.csv", split)
+    dataset = as_dataset(frame, f"runs:/{data_run.info.run_id}/datasets/{split}.csv", split)
     mlflow.log_input(dataset, context=context)
     return dataset.digest
 
