@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough ui mlserve test test-fast benchmark scripts pictures readme check-readme lint constraints clean
+.PHONY: help walkthrough ui tracking-server mlserve test test-fast benchmark scripts pictures readme check-readme lint constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -14,6 +14,13 @@ walkthrough: .venv/installed ## run the whole notebook; the runs and models are 
 
 ui: .venv/installed ## show the runs and models at http://127.0.0.1:5000
 	mlflow ui --workers 1
+
+TRACKING_PORT ?= 5000
+tracking-server: .venv/installed ## share runs and models: export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 elsewhere
+	mkdir -p tracking
+	cd tracking && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(TRACKING_PORT) \
+		--workers 1 --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlruns \
+		--allowed-hosts 'localhost:*,127.0.0.1:*'
 
 mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion with MLServer at http://127.0.0.1:8080
 	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} OMP_NUM_THREADS=1 \

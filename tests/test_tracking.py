@@ -1,0 +1,118 @@
+"""A tracking server: the steps work with it, and what it holds outlives a move of the project's folder."""
+
+import contextlib
+
+import mlflow
+import pandas as pd
+import psutil
+import pytest
+import requests
+from conftest import Project
+from test_commands import words_of
+
+import config
+import utils
+
+pytestmark = pytest.mark.slow
+
+INVALID_HOST = "Invalid Host header"
+
+
+@contextlib.contextmanager
+def tracking_server(project):
+    """`make tracking-server` in a project; yields the address."""
+    port = utils.free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [*words_of("make tracking-server"), f"TRACKING_PORT={port}"]
+    with utils.server(command, f"{address}/health", folder=project.folder, **project.environment):
+        mlflow.set_tracking_uri(address)
+        try:
+            yield address
+        finally:
+            mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A project whose steps up to the champion ran with a tracking server, with what the champion answered."""
+    folder = tmp_path_factory.mktemp("shared") / "project"
+    folder.mkdir()
+    project = Project(folder)
+    steps = [
+        "data_preprocessing.py",
+        "hyperparameters_tuning.py --n-trials 2",
+        "model_training.py",
+        "data_evaluation.py",
+    ]
+    with tracking_server(project) as address:
+        for step in steps:
+            result = project.run("python", *step.split(), MLFLOW_TRACKING_URI=address)
+            assert result.returncode == 0, result.stderr
+        project.rows, project.answers = ask_champion()
+    return project
+
+
+def ask_champion():
+    """Load the champion from the present store, and the test set that belongs to it; return the rows and its answers."""
+    model = mlflow.pyfunc.load_model(config.CHAMPION_URI)
+    training_run = mlflow.get_run(model.metadata.run_id)
+    rows = utils.load_split(mlflow.get_run(training_run.data.tags["data_run_id"]), "test").drop(columns=config.TARGET)
+    return rows, model.predict(rows)
+
+
+def test_steps_leave_nothing_but_the_server_s_folder(shared):
+    assert not (shared.folder / "mlflow.db").exists()
+    assert not (shared.folder / "mlruns").exists()
+    assert {path.name for path in (shared.folder / "tracking").iterdir()} >= {"mlflow.db", "mlruns"}
+
+
+def test_moved_project(shared, monkeypatch):
+    """The folder gets another name: every run's files, every model and the source of every data set are found."""
+    new = shared.folder.with_name("renamed")
+    shared.folder.rename(new)
+    shared.folder = new
+    with tracking_server(shared) as address:
+        rows, answers = ask_champion()
+        assert len(rows) > 100
+        assert rows.equals(shared.rows)
+        assert (answers == shared.answers).all()
+        mlflow.xgboost.load_model(f"models:/{config.BOOSTER_MODEL}/1")
+        runs = mlflow.search_runs(experiment_names=[config.EXPERIMENT], output_format="list")
+        steps = [run for run in runs if "step" in run.data.tags]
+        assert len(steps) == 4
+        for run in steps:
+            assert run.info.artifact_uri.startswith("mlflow-artifacts:/")
+            assert run.data.tags["step"] == "model_training" or mlflow.MlflowClient().list_artifacts(run.info.run_id)
+            for dataset in run.inputs.dataset_inputs:
+                frame = pd.read_csv(mlflow.data.get_source(dataset).load())
+                assert utils.as_dataset(frame, "", "").digest == dataset.dataset.digest
+        # and it can go on
+        result = shared.run("python", "model_training.py", MLFLOW_TRACKING_URI=address)
+        assert result.returncode == 0, result.stderr
+        assert utils.champion() == 1
+
+
+def test_only_this_machine_is_answered(shared):
+    with tracking_server(shared) as address:
+        port = address.rpartition(":")[2]
+        search = f"{address}/api/2.0/mlflow/experiments/search"
+        for host in [f"127.0.0.1:{port}", f"localhost:{port}"]:
+            assert requests.post(search, json={"max_results": 1}, headers={"Host": host}, timeout=10).status_code == 200
+        for host in [
+            "attacker.example",
+            f"attacker.example:{port}",
+            f"192.168.0.1:{port}",
+            f"localhost.attacker.example:{port}",
+        ]:
+            refusal = requests.post(search, json={"max_results": 1}, headers={"Host": host}, timeout=10)
+            assert (refusal.status_code, INVALID_HOST in refusal.text) == (403, True), host
+        listening = [
+            connection
+            for process in psutil.Process().children(recursive=True)
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert {(at.laddr.ip, str(at.laddr.port)) for at in listening} == {("127.0.0.1", port)}
+        # no runners of background jobs
+        names = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+        assert not [name for name in names if "mlflow.server.jobs" in name]
