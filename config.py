@@ -55,6 +55,10 @@ SERVER_TIMEOUT = 180
 # No model is ever loaded from a pickle: the programs that we start know it too.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 
+# MLflow repeats a failed request for minutes. A server that is not back after half a minute will need our help.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+
 logger.remove()
 logger.add(lambda message: sys.stderr.write(message), format="{level}: {message}", level="INFO")
 
@@ -65,6 +69,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+# It shows the traceback of each database error, which is raised too.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 # It doubts every two-valued target that it is shown.
 logging.getLogger("mlflow.models.evaluation.evaluators.classifier").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")

@@ -10,12 +10,14 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 import config
 import utils
 
-eval_dataset = None
+eval_dataset, training_run_id = None, None
 parser = argparse.ArgumentParser(description="Evaluate the newest model and let it become the champion.")
 parser.add_argument("--eval-dataset", type=utils.optional_path, help="CSV file in place of the test set")
-eval_dataset = parser.parse_args().eval_dataset
+parser.add_argument("--training-run-id", help="training run with the model; the newest if not given")
+args = parser.parse_args()
+eval_dataset, training_run_id = args.eval_dataset, args.training_run_id
 
-training_run = utils.latest_run("model_training")
+training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
@@ -77,6 +79,8 @@ except ModelValidationFailedException as failure:
     client.set_tag(run.info.run_id, "gate", "failed")
     config.logger.warning(f"Version {version} does not become the champion: {failure}")
 else:
+    if utils.champion() != champion:
+        raise utils.StepError("Meanwhile another version became the champion: run the evaluation again.")
     client.set_tag(run.info.run_id, "gate", "passed")
     client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
     config.logger.info(f"Version {version} of {config.CLASSIFIER_MODEL} is the champion.")

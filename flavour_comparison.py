@@ -11,9 +11,12 @@ import xgboost as xgb
 import config
 import utils
 
-argparse.ArgumentParser(description="Compare what the flavours take, return, refuse and cost.").parse_args()
+training_run_id = None
+parser = argparse.ArgumentParser(description="Compare what the flavours take, return, refuse and cost.")
+parser.add_argument("--training-run-id", help="training run with the models; the newest if not given")
+training_run_id = parser.parse_args().training_run_id
 
-training_run = utils.latest_run("model_training")
+training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 test = utils.load_split(data_run, "test").drop(columns=config.TARGET).head(config.BATCH_ROWS)
 

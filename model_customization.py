@@ -8,9 +8,12 @@ from mlflow.models import infer_signature
 import config
 import utils
 
-argparse.ArgumentParser(description="Register a model that answers with probabilities.").parse_args()
+training_run_id = None
+parser = argparse.ArgumentParser(description="Register a model that answers with probabilities.")
+parser.add_argument("--training-run-id", help="training run with the classifier; the newest if not given")
+training_run_id = parser.parse_args().training_run_id
 
-training_run = utils.latest_run("model_training")
+training_run = utils.latest_run("model_training", training_run_id)
 classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{utils.registered_version(config.CLASSIFIER_MODEL, training_run)}"
 loaded = mlflow.pyfunc.load_model(classifier_uri)
 example = loaded.input_example

@@ -26,7 +26,9 @@ try:
     training_run = mlflow.get_run(model_info.run_id)
 except (MlflowException, OSError) as error:
     reason = str(error).splitlines()[0]
-    raise utils.StepError(f"{model_uri}: there is no such model to serve: {reason}") from None
+    raise utils.StepError(
+        f"{model_uri}: there is no such model to serve: {reason} Make one: mlflow run . -e main"
+    ) from None
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 test = utils.load_split(data_run, "test").drop(columns=config.TARGET)
 

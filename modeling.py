@@ -510,17 +510,19 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 import config
 import utils
 
-eval_dataset = None
+eval_dataset, training_run_id = None, None
 # hide parser = argparse.ArgumentParser(description="Evaluate the newest model and let it become the champion.")
 # hide parser.add_argument("--eval-dataset", type=utils.optional_path, help="CSV file in place of the test set")
-# hide eval_dataset = parser.parse_args().eval_dataset
+# hide parser.add_argument("--training-run-id", help="training run with the model; the newest if not given")
+# hide args = parser.parse_args()
+# hide eval_dataset, training_run_id = args.eval_dataset, args.training_run_id
 
 # %% [markdown]
 # We ask for the version that the newest training run registered, and for the data that this training run used: not
 # just for the last version and the last data, which may belong to something else.
 
 # %% tags=["data_evaluation"]
-training_run = utils.latest_run("model_training")
+training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
@@ -613,6 +615,8 @@ except ModelValidationFailedException as failure:
     client.set_tag(run.info.run_id, "gate", "failed")
     config.logger.warning(f"Version {version} does not become the champion: {failure}")
 else:
+    if utils.champion() != champion:
+        raise utils.StepError("Meanwhile another version became the champion: run the evaluation again.")
     client.set_tag(run.info.run_id, "gate", "passed")
     client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
     config.logger.info(f"Version {version} of {config.CLASSIFIER_MODEL} is the champion.")
@@ -698,15 +702,17 @@ test_size, n_trials, dataset = config.TEST_SIZE, config.N_TRIALS, None
 # hide args = parser.parse_args()
 # hide test_size, n_trials, dataset = args.test_size, args.n_trials, args.dataset
 
+# A parameter that names a step stands for the ID of its run here, so that two pipelines at a time do not mix.
 steps = {
     "data-preprocessing": {"test-size": test_size, **({"dataset": dataset} if dataset else {})},
-    "hyperparameters-tuning": {"n-trials": n_trials},
-    "model-training": {},
-    "data-evaluation": {},
-    "flavour-comparison": {},
-    "model-customization": {},
+    "hyperparameters-tuning": {"n-trials": n_trials, "data-run-id": "data-preprocessing"},
+    "model-training": {"data-run-id": "data-preprocessing", "tuning-run-id": "hyperparameters-tuning"},
+    "data-evaluation": {"training-run-id": "model-training"},
+    "flavour-comparison": {"training-run-id": "model-training"},
+    "model-customization": {"training-run-id": "model-training"},
     "model-serving": {},
 }
+run_ids = {}
 
 # %% tags=["pipeline"]
 with utils.start_step("pipeline") as run:
@@ -715,13 +721,14 @@ with utils.start_step("pipeline") as run:
             config.logger.warning("No model has reached the thresholds yet: there is no champion to serve.")
             continue
         try:
-            mlflow.run(
+            step_run = mlflow.run(
                 str(config.PROJECT_DIR),
                 entry_point,
-                parameters=parameters,
+                parameters={name: run_ids.get(value, value) for name, value in parameters.items()},
                 experiment_id=run.info.experiment_id,
                 env_manager="local",
             )
+            run_ids[entry_point] = step_run.run_id
         except ExecutionException:
             raise utils.StepError(f"The step {entry_point} failed, for the reason given above.") from None
 
@@ -767,10 +774,13 @@ import xgboost as xgb
 import config
 import utils
 
-# hide argparse.ArgumentParser(description="Compare what the flavours take, return, refuse and cost.").parse_args()
+training_run_id = None
+# hide parser = argparse.ArgumentParser(description="Compare what the flavours take, return, refuse and cost.")
+# hide parser.add_argument("--training-run-id", help="training run with the models; the newest if not given")
+# hide training_run_id = parser.parse_args().training_run_id
 
 # %% tags=["flavour_comparison"]
-training_run = utils.latest_run("model_training")
+training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 test = utils.load_split(data_run, "test").drop(columns=config.TARGET).head(config.BATCH_ROWS)
 
@@ -953,7 +963,9 @@ try:
     training_run = mlflow.get_run(model_info.run_id)
 except (MlflowException, OSError) as error:
     reason = str(error).splitlines()[0]
-    raise utils.StepError(f"{model_uri}: there is no such model to serve: {reason}") from None
+    raise utils.StepError(
+        f"{model_uri}: there is no such model to serve: {reason} Make one: mlflow run . -e main"
+    ) from None
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 test = utils.load_split(data_run, "test").drop(columns=config.TARGET)
 
@@ -1122,10 +1134,13 @@ from mlflow.models import infer_signature
 import config
 import utils
 
-# hide argparse.ArgumentParser(description="Register a model that answers with probabilities.").parse_args()
+training_run_id = None
+# hide parser = argparse.ArgumentParser(description="Register a model that answers with probabilities.")
+# hide parser.add_argument("--training-run-id", help="training run with the classifier; the newest if not given")
+# hide training_run_id = parser.parse_args().training_run_id
 
 # %% tags=["model_customization"]
-training_run = utils.latest_run("model_training")
+training_run = utils.latest_run("model_training", training_run_id)
 classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{utils.registered_version(config.CLASSIFIER_MODEL, training_run)}"
 loaded = mlflow.pyfunc.load_model(classifier_uri)
 example = loaded.input_example

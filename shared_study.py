@@ -196,7 +196,7 @@ class SharedStudy:
             client.update_run(own_run_id, name="Tuning_Worker")
             client.set_tag(own_run_id, "tuning_run_id", run_id)
         mlflow.set_experiment(experiment_id=started.info.experiment_id)
-        with mlflow.start_run(run_id=run_id) as run:
+        with utils.open_run(run_id=run_id) as run:
             if started.info.status == "FINISHED":  # and stays so: a training may be looking for it at this moment
                 client.update_run(run_id, status="FINISHED")
             yield run

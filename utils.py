@@ -1,14 +1,19 @@
 """What several steps share: starting a step's run, finding earlier runs, reading and logging data."""
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import warnings
@@ -20,8 +25,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import requests
+import sqlalchemy
 from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 import config
 
@@ -64,6 +73,70 @@ def git_commit():
     return subprocess.run(describe, cwd=config.PROJECT_DIR, capture_output=True, text=True).stdout.strip()
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def signals(handler):
+    """Let a function receive Ctrl-C and SIGTERM for a while.
+
+    Args:
+        handler: As for `signal.signal`.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one receives signals
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def interrupt(number, frame):
+    """Leave what is being done by a `KeyboardInterrupt`, and tidy up without a second one: a signal handler."""
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def signals_held():
+    """Let Ctrl-C and SIGTERM wait until a run is opened or closed, for half of that would be a false entry."""
+    came = []
+    with signals(lambda number, frame: came.append(number)):
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
+def open_run(**options):
+    """Start a run whose end is written down whatever happens: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM.
+
+    Args:
+        **options: Arguments of `mlflow.start_run`.
+
+    Yields:
+        The `mlflow.ActiveRun`.
+    """
+    with signals(interrupt):
+        try:
+            with signals_held():
+                run = mlflow.start_run(**options)
+            yield run
+        except BaseException as error:
+            interrupted = isinstance(error, KeyboardInterrupt)
+            for child in psutil.Process().children() if interrupted else []:
+                stop(child)
+            with contextlib.suppress(MlflowException):  # the first error is the one that matters
+                mlflow.end_run("KILLED" if interrupted else "FAILED")
+            raise
+        with signals_held():
+            mlflow.end_run()
+
+
 def start_step(step, **options):
     """Start the MLflow run of a step.
 
@@ -75,13 +148,136 @@ def start_step(step, **options):
         **options: Further arguments of `mlflow.start_run`.
 
     Returns:
-        The active run, to be used in a `with` statement.
+        A context manager that gives the active run, to be used in a `with` statement.
+
+    Raises:
+        StepError: The store cannot be used.
     """
+    open_store(mlflow.get_tracking_uri())
     close_dead_runs(step)
     if "MLFLOW_RUN_ID" not in os.environ:
+        experiment = mlflow.get_experiment_by_name(config.EXPERIMENT)
+        if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED:
+            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            raise StepError(f"The experiment {config.EXPERIMENT} is deleted. Restore it: {restore}")
         mlflow.set_experiment(config.EXPERIMENT)
     tags = {"step": step, "script": f"{step}.py", "commit": git_commit(), "process": this_process()}
-    return mlflow.start_run(run_name=config.RUN_NAMES[step], tags=tags, **options)
+    return open_run(run_name=config.RUN_NAMES[step], tags=tags, **options)
+
+
+@functools.cache
+def open_store(uri):
+    """Try whether MLflow's store can be used, before MLflow does, which would repeat it for minutes.
+
+    Args:
+        uri: The tracking URI.
+
+    Raises:
+        StepError: It cannot. (Other errors of a store are put in one line by `say_in_one_line`.)
+    """
+    try:
+        if uri.startswith(("http://", "https://")):
+            options = {"max_retries": 1, "backoff_factor": 0, "timeout": 5, "raise_on_status": False}
+            http_request(get_default_host_creds(uri), "/health", "GET", **options)
+        elif uri.startswith("sqlite:///"):
+            path = Path(sqlalchemy.make_url(uri).database)
+            if not path.exists():
+                make_store(path)
+            with contextlib.closing(sqlite3.connect(path)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master")
+        elif uri.startswith("postgresql"):
+            engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 5})
+            engine.connect().close()
+        mlflow.get_experiment_by_name(config.EXPERIMENT)
+    except (MlflowException, OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
+
+
+def make_store(path):
+    """Make MLflow's SQLite database under another name, and give it its own when it is complete.
+
+    MLflow makes it in many steps. Another process, or the next one after a kill, would find it half made.
+
+    Args:
+        path: The database's `pathlib.Path`, at which there is no file yet.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # slow, and needed once
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
+        draft = Path(folder, path.name)
+        store = SqlAlchemyStore(f"sqlite:///{draft.as_posix()}", "./mlruns")
+        store.engine.dispose()
+        with contextlib.suppress(FileExistsError):  # another process was first
+            os.link(draft, path)
+
+
+# What an error means, and what to do about it.
+REMEDIES = {
+    r"No space left|disk is full|disk I/O error": "Make room on the disk, then run the step again.",
+    r"readonly|Read-only|Permission denied|unable to open database file": (
+        "Make the folder writable, or set MLFLOW_TRACKING_URI to another store."
+    ),
+    r"not a database|malformed|already exists|duplicate column|no such table|no such column": (
+        "The database is damaged or was never completed. Put back a copy of it, or begin a new one: "
+        "mv mlflow.db mlflow.db.broken"
+    ),
+    r"database is locked": "Another program keeps the store busy: run the step again when that has ended.",
+    r"Connection|timed out|Max retries|could not translate host|API request to endpoint": (
+        "Start the server, or correct MLFLOW_TRACKING_URI."
+    ),
+}
+
+
+def in_one_line(error):
+    """Say in one line what is wrong with the store and what to do.
+
+    Args:
+        error: An exception of MLflow, a database, a file or a connection.
+
+    Returns:
+        The text.
+    """
+    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    schema = re.search(r"out-of-date database schema \(found version (\w+)", reason)
+    if schema:
+        migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+        if list(migrations.glob(f"{schema[1]}_*.py")):
+            return f"It was made by an older MLflow. Copy it, then: mlflow db upgrade {mlflow.get_tracking_uri()}"
+        return f"It was made by another MLflow than {mlflow.__version__}, a newer one it seems: install that one."
+    remedies = [remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, reason)]
+    return " ".join([without_password(reason[:300]).rstrip(".") + ".", *remedies[:1]])
+
+
+def without_password(text):
+    """Take the user's name and password out of the addresses in a text.
+
+    Args:
+        text: A URL, or a message with URLs in it.
+
+    Returns:
+        The text without them.
+    """
+    return re.sub("//[^/@ ]*@", "//", text)
+
+
+def say_in_one_line(kind, error, trace):
+    """Say without a traceback what is no fault of the code: a hook for `sys.excepthook`.
+
+    Args:
+        kind: The exception's class.
+        error: The exception.
+        trace: Its traceback.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        print("Interrupted. What was not finished is not used: run the step again.", file=sys.stderr)
+    elif isinstance(error, (MlflowException, OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError)):
+        print(in_one_line(error), file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = say_in_one_line
 
 
 def this_process():
@@ -174,6 +370,7 @@ def latest_run(step, run_id=None, **tags):
     Raises:
         StepError: No such run has finished yet, or the run with this ID is not one.
     """
+    open_store(mlflow.get_tracking_uri())
     if run_id:
         return checked_run(step, run_id, tags)
     wanted = [f"tags.{name} = '{value}'" for name, value in {"step": step, **tags}.items()]
@@ -213,9 +410,11 @@ def checked_run(step, run_id, tags):
         if error.error_code not in ["RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"]:
             raise
         raise StepError(f"There is no run {run_id}. {remedy}") from None
+    if "step" not in run.data.tags and "tuning_run_id" in run.data.tags:  # a worker, of a search that another began
+        return checked_run(step, run.data.tags["tuning_run_id"], tags)
     if run.data.tags.get("step") != step:
         raise StepError(f"Run {run_id} is not one of {step}. {remedy}")
-    if run.info.lifecycle_stage == "deleted":
+    if run.info.lifecycle_stage == LifecycleStage.DELETED:
         raise StepError(f"Run {run_id} is deleted. Restore it: mlflow runs restore --run-id {run_id}")
     if run.info.status != "FINISHED":
         raise StepError(f"Run {run_id} is {run.info.status}. {remedy}")
@@ -422,6 +621,14 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def end_with_us():
+    """Let Linux end a process that we start when we end, even by SIGKILL; other systems have no such thing."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+END_WITH_US = end_with_us if sys.platform == "linux" else None
+
+
 @contextlib.contextmanager
 def server(command, health_url, folder=None, **environment):
     """Run a server as a process of its own: start it, wait until it is ready, and stop it whatever happens.
@@ -448,17 +655,16 @@ def server(command, health_url, folder=None, **environment):
         # for few rows the threads of XGBoost cost more than they bring
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         # SIGTERM would end us without a word to the server; as an exception it is one more way out of the `try`
-        before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-        try:
-            with open(log, "w") as output:
-                process = psutil.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=variables)
+        active = signal.getsignal(signal.SIGTERM) is interrupt
+        with contextlib.nullcontext() if active else signals(interrupt), open(log, "w") as output:
+            process = psutil.Popen(
+                command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=variables, preexec_fn=END_WITH_US
+            )
             try:
                 wait_until_ready(process, health_url, log)
                 yield log
             finally:
                 stop(process)
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
 
 def wait_until_ready(process, health_url, log):
@@ -491,7 +697,7 @@ def stop(process):
     """End a process and those that it started, by force if it takes more than ten seconds.
 
     Args:
-        process: A `psutil.Popen`.
+        process: A `psutil.Process` or `psutil.Popen` that we have started.
     """
     with contextlib.suppress(psutil.NoSuchProcess):
         family = [process, *process.children(recursive=True)]
