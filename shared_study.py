@@ -333,17 +333,29 @@ def open_storage(address):
 
     Returns:
         The Optuna storage. In a database each trial has a heartbeat, by which other machines notice its end.
+
+    Raises:
+        StepError: The database was made by another version of Optuna.
     """
     if "://" not in address:
         return JournalStorage(JournalFileBackend(address, lock_obj=JournalFileOpenLock(address, grace_period=10)))
     patience = {"connect_args": {"connect_timeout": 10}} if address.startswith("postgresql") else {}
-    return RDBStorage(
-        address,
-        engine_kwargs={"pool_pre_ping": True, **patience},
-        heartbeat_interval=config.HEARTBEAT_SECONDS,
-        grace_period=config.LOST_AFTER_SECONDS,
-        heartbeat_stale_trial_callback=redo,
-    )
+    options = {
+        "engine_kwargs": {"pool_pre_ping": True, **patience},
+        "heartbeat_interval": config.HEARTBEAT_SECONDS,
+        "grace_period": config.LOST_AFTER_SECONDS,
+        "heartbeat_stale_trial_callback": redo,
+    }
+    # In an empty database each worker makes the tables, or finds them half made by another one: only once they are
+    # there is a failure one.
+    for _ in range(10):
+        with contextlib.suppress(sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError, RuntimeError):
+            return RDBStorage(address, **options)
+        time.sleep(0.5)
+    try:
+        return RDBStorage(address, **options)
+    except RuntimeError as error:  # the tables of another version of Optuna
+        raise utils.StepError(" ".join(str(error).split())) from None
 
 
 def redo(study, trial):
