@@ -1296,3 +1296,48 @@ mlflow.set_tracking_uri(store)
 # %% [markdown]
 # The same holds for `mlflow.db` and `mlruns/` in this folder: do not move them. A team is better served by a tracking
 # server, which hands out the files itself.
+
+# %% [markdown]
+# ## Many workers, one study
+#
+# Trials do not wait for each other, so several processes can make them at the same time, if they agree on who makes
+# which. On one machine the file `optuna.journal` is enough for that. The study of this notebook goes on here: it had
+# 10 finished trials, and two workers add to them until there are 20.
+
+# %%
+mlflow.run(
+    ".",
+    "hyperparameters-tuning",
+    parameters={"n-trials": 20, "workers": 2, "data-run-id": shared.data_run.info.run_id},
+    experiment_name=config.EXPERIMENT,
+    env_manager="local",
+).get_status()
+
+# %%
+print(study.trials_dataframe().state.value_counts())
+print("all different:", study.trials_dataframe().filter(like="params_").drop_duplicates().shape[0])
+
+# %% [markdown]
+# Several machines need a database for the study and a tracking server for the runs. Then each of them gives the same
+# command, with its own time to come and go:
+#
+# ```bash
+# export MLFLOW_TRACKING_URI=http://127.0.0.1:5000
+# mlflow run . -e hyperparameters-tuning -P n-trials=40 -P storage=postgresql://optuna@127.0.0.1/optuna
+# ```
+#
+# The first to come starts the run, the others nest their trials in it, and together they make exactly 40. A worker
+# that is killed loses nothing: in the database each trial has a heartbeat, and when that stops, another worker does
+# the trial again. If all are killed, the same command goes on where they stopped. A study on other data, or from other
+# parameter ranges, is refused.
+#
+# `mlflow run` logs its parameters, so keep the password out of them: the environment variable `PGPASSWORD` or a file
+# `~/.pgpass` tells it to PostgreSQL. Who has a Dask cluster adds `-P workers=8 -P dask-scheduler=tcp://HOST:8786`:
+# Dask then places eight workers on its machines, which need the packages of this project and nothing else.
+
+# %% [markdown]
+# Two workers are not twice as fast: the second starts some seconds later, and the cores are shared. These are the
+# figures for 40 trials on two cores, from start to end:
+
+# %%
+tables["workers"][["storage", "workers", "seconds.median", "ratio.median"]].round(2)

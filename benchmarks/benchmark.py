@@ -42,7 +42,7 @@ from mlflow.models import infer_signature
 
 import config
 import utils
-from benchmarks import floors
+from benchmarks import floors, postgres
 from notebook_tools.extract import extract
 from notebook_tools.run import copy_project
 
@@ -58,6 +58,7 @@ FOREIGN_VARIABLES = {
     "OMP_WAIT_POLICY",
 }
 UNTRACKED = "no MLflow"
+IN_MEMORY = "study in memory, SQLite"
 EXPLICIT, INFERRED = "explicit", "inferred by MLflow"
 FLAVOURS = ["Booster", "XGBClassifier", "Booster as pyfunc", "XGBClassifier as pyfunc"]
 FLOOR, SERVE = "floor: FastAPI and `inplace_predict`", "`mlflow models serve`"
@@ -86,6 +87,8 @@ class Effort:
         rounds: How often each server and flavour has its turn.
         requests: Requests in a turn.
         cells: Cells of the smaller notebook; the larger one has twice as many.
+        shared_trials: Trials of a search by several workers.
+        shared_repeats: How often such a search is timed.
     """
 
     trials: int
@@ -94,10 +97,21 @@ class Effort:
     rounds: int
     requests: int
     cells: int
+    shared_trials: int
+    shared_repeats: int
 
 
-FULL = Effort(trials=config.N_TRIALS, repeats=3, slow_repeats=1, rounds=3, requests=48, cells=1000)
-QUICK = Effort(trials=1, repeats=1, slow_repeats=1, rounds=1, requests=16, cells=50)
+FULL = Effort(
+    trials=config.N_TRIALS,
+    repeats=3,
+    slow_repeats=1,
+    rounds=3,
+    requests=48,
+    cells=1000,
+    shared_trials=40,
+    shared_repeats=2,
+)
+QUICK = Effort(trials=1, repeats=1, slow_repeats=1, rounds=1, requests=16, cells=50, shared_trials=2, shared_repeats=1)
 
 
 class Table(NamedTuple):
@@ -302,6 +316,28 @@ def search(effort, folder, data_run, train, uri=None, objective=None):
     return [(trial.params, trial.value) for trial in study.trials]
 
 
+def search_in_memory(effort, data_run, train, uri):
+    """Do the notebook's search with its nested runs, in a study that no other process can join.
+
+    Args:
+        effort, data_run, train, uri: As for `search`.
+
+    Returns:
+        As `search`.
+    """
+    mlflow.set_tracking_uri(uri)
+    study = floors.plain_study()
+    given = {"data_run": data_run, "train": train, "shared": None, "study": study}
+    script = floors.before_the_run("hyperparameters_tuning", **given)
+    with utils.start_step("hyperparameters_tuning", log_system_metrics=True):
+        mlflow.set_tag("data_run_id", data_run.info.run_id)
+        utils.log_dataset(train, data_run, "train", context="tuning")
+        study.optimize(script["objective"], effort.trials)
+        mlflow.log_params(study.best_params)
+        mlflow.log_metric("accuracy", study.best_value)
+    return [(trial.params, trial.value) for trial in study.trials]
+
+
 def measure_tracking(effort, folder):
     """Time the search without MLflow, in the project's way and with a call each round, on SQLite and a server.
 
@@ -328,6 +364,7 @@ def measure_tracking(effort, folder):
         UNTRACKED: lambda: search(*arguments),
         "this project, SQLite": lambda: search(*arguments, sqlite),
         "this project, server": lambda: search(*arguments, server_uri),
+        IN_MEMORY: lambda: search_in_memory(effort, *arguments[2:], sqlite),
         "a call each round, SQLite": lambda: search(*arguments, sqlite, log_each_round),
         "a call each round, server": lambda: search(*arguments, server_uri, log_each_round),
     }
@@ -366,6 +403,55 @@ def measure_tracking(effort, folder):
 # What does a step cost?
 
 
+def measure_workers(effort):
+    """Time the step `hyperparameters_tuning` with one and two workers, on a journal file and on PostgreSQL.
+
+    Args:
+        effort: The `Effort`.
+
+    Returns:
+        A list of one `Table`; empty where PostgreSQL is not installed.
+    """
+    if not postgres.find_programs():
+        print("       left out: PostgreSQL is not installed")
+        return []
+
+    def tune(storage, workers):
+        options = ["--n-trials", str(effort.shared_trials), "--workers", str(workers)]
+        options += ["--storage", storage, "--study-name", str(uuid.uuid4())]
+        return run(sys.executable, "hyperparameters_tuning.py", *options)
+
+    with postgres.server() as url:
+        storages = {"journal file": "workers.journal", "PostgreSQL": f"{url}/optuna"}
+        ways = {
+            (name, workers): functools.partial(tune, address, workers)
+            for name, address in storages.items()
+            for workers in [1, 2]
+        }
+        seconds, _ = take_turns(ways, effort.shared_repeats)
+    rows = [
+        {
+            "storage": name,
+            "workers": workers,
+            "seconds": spread(values),
+            "ratio": ratios(values, seconds[name, 1]),
+            "ratio_to_journal": ratios(values, seconds["journal file", workers]),
+        }
+        for (name, workers), values in seconds.items()
+    ]
+    return [
+        Table(
+            "workers",
+            "What more workers bring",
+            f"The step `hyperparameters_tuning` as a process, {effort.shared_trials} trials on {CORES} cores, MLflow "
+            "on SQLite. Starting Python, and the second worker's start, are included. The ratio is to one worker on "
+            "the same storage. (What the shared study costs a single worker says the table of tracking: "
+            f"*{IN_MEMORY}* is the same search in a study that nobody can join.)",
+            rows,
+        )
+    ]
+
+
 def write_inputs(folder):
     """Write what the steps fetch from MLflow into a folder, for their floors.
 
@@ -402,7 +488,9 @@ def measure_steps(effort, inputs):
     for _ in range(effort.repeats):
         for step in floors.FLOORS:
             options = ["--n-trials", str(effort.trials)] if step == "hyperparameters_tuning" else []
-            duration, _ = timed(lambda step=step, options=options: run(sys.executable, f"{step}.py", *options))
+            # under the same name it would find a finished study
+            new = ["--study-name", str(uuid.uuid4())] if options else []
+            duration, _ = timed(lambda step=step, options=options + new: run(sys.executable, f"{step}.py", *options))
             seconds[step, "step"].append(duration)
             command = [sys.executable, "-m", "benchmarks.floors", str(inputs), step, *options]
             duration, _ = timed(lambda command=command: run(*command))
@@ -1040,6 +1128,7 @@ def measure(effort, scratch):
     ask(measure_pipeline)
     write_inputs(inputs)
     ask(measure_tracking, scratch)
+    ask(measure_workers)
     ask(measure_steps, inputs)
     ask(measure_log_model, inputs)
     ask(measure_serving, inputs)

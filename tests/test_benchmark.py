@@ -15,7 +15,8 @@ pytestmark = pytest.mark.slow
 FLAVOURS = {"Booster", "XGBClassifier", "Booster as pyfunc", "XGBClassifier as pyfunc"}
 ROWS = {
     "pipeline": 9,
-    "tracking": 5,
+    "tracking": 6,
+    "workers": 4,
     "steps": 7,
     "imports": 8,
     "log_model": 2,
