@@ -175,6 +175,7 @@ class SharedStudy:
                 run_id = wait_for_attribute(note, "run_id")
         if run_id is None:
             with utils.start_step("hyperparameters_tuning", **options) as run:
+                mlflow.set_tag("study", self.name)
                 with self.errors_in_one_line():
                     note.set_user_attr("run_id", run.info.run_id)
                 yield run

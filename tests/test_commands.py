@@ -34,6 +34,9 @@ ELSEWHERE = {
     PROJECT: "tests/test_docker.py",
     f"{PROJECT} hyperparameters-tuning -P n-trials=20": "tests/test_docker.py",
     "docker compose -f docker/mlserve/docker-compose.yml up --build": "tests/test_docker.py",
+    "mlflow run . -e hyperparameters-tuning -P n-trials=40 -P storage=postgresql://optuna@127.0.0.1/optuna": (
+        "tests/test_shared_study.py, on a database and a server of its own"
+    ),
 }
 NOT_RUN = {
     "conda env create -f conda.yaml": "needs conda",
