@@ -85,7 +85,7 @@ def start(project, *options, **variables):
 
 def finish(*workers):
     """Wait for workers, which all must succeed."""
-    said = [worker.communicate(timeout=300)[1] for worker in workers]
+    said = [worker.communicate(timeout=600)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * len(workers), "\n".join(said)
 
 
@@ -100,7 +100,7 @@ def study(project, name=None):
 
 def wait_for_trials(project, enough, name=None):
     """Wait until the study's trials satisfy a condition, and give them."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             trials = study(project, name).get_trials()
@@ -132,7 +132,7 @@ def check(project, n_trials, name=None):
     experiment = client.get_experiment_by_name(config.EXPERIMENT).experiment_id
     runs = client.search_runs([experiment], "tags.step = 'hyperparameters_tuning'")
     if name:
-        runs = [run for run in runs if run.data.tags["study"] == name]
+        runs = [run for run in runs if run.data.tags.get("study") == name]
     (parent,) = runs
     assert parent.info.status == "FINISHED"
     children = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
@@ -281,16 +281,14 @@ def test_workers_on_a_dask_cluster(shared_project):
     check(project, 12, name)
 
 
-def refusal(project, *options, seconds=15, **variables):
-    """What a worker says that must fail within some seconds, beyond the time of starting Python and MLflow."""
-    begin = time.monotonic()
+def refusal(project, *options, **variables):
+    """What a worker says that must fail: soon, and not after the minutes that MLflow would try for by itself."""
     worker = start(project, *options, **variables)
-    said = worker.communicate(timeout=120)[1]
+    said = worker.communicate(timeout=60)[1]  # 15 seconds at most, and the start on a busy machine
     assert worker.returncode == 1
     assert "Traceback" not in said
     lines = [line for line in said.splitlines() if not line.startswith("INFO")]
     assert len(lines) == 1, said
-    assert time.monotonic() - begin < seconds + 15
     return lines[0]
 
 
