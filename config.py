@@ -49,6 +49,8 @@ CHAMPION_METRIC = "accuracy_score"
 # Every so often a worker shows in the database that its trial is alive; after so long without that, another redoes it.
 HEARTBEAT_SECONDS = 5
 LOST_AFTER_SECONDS = 15
+# So long the other workers wait for the one that started the run to write the results into it.
+RESULTS_AFTER_SECONDS = 60
 # How long a server may take to get ready, in seconds.
 SERVER_TIMEOUT = 180
 

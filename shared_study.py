@@ -57,6 +57,10 @@ class NotNeeded(Exception):
     """Other workers have taken all trials that were left."""
 
 
+class AlreadyFinished(Exception):
+    """Another process has written the results into the run."""
+
+
 class SharedStudy:
     """A study that other processes may be working on as well.
 
@@ -80,6 +84,7 @@ class SharedStudy:
         self.data_run = data_run
         self.address = address or default_storage()
         self.name = name or f"tuning-{data_run.info.run_id}"
+        self.joined = None
         with self.errors_in_one_line():
             self.storage = open_storage(self.address)
             self.study = optuna.create_study(
@@ -149,11 +154,30 @@ class SharedStudy:
                 "What is finished is kept: mend that and give the same command again."
             ) from None
 
+    def claim(self, what):
+        """Take a task that one process alone shall do.
+
+        Of several processes only one can create a study of a given name: it holds no trials, and means nothing else.
+
+        Args:
+            what: The name of the task.
+
+        Returns:
+            A pair: whether it is ours, and the `optuna.Study` that says so.
+        """
+        name = f"{self.name}, {what}"
+        with self.errors_in_one_line():
+            try:
+                return True, optuna.create_study(storage=self.storage, study_name=name)
+            except optuna.exceptions.DuplicatedStudyError:
+                return False, optuna.load_study(storage=self.storage, study_name=name)
+
     @contextlib.contextmanager
     def start_run(self, n_trials, **options):
         """Start the run that the trials are nested in, or join it where another process has started it.
 
-        Each number of trials has its run: who asks for more trials than a finished run has, starts another one.
+        Each number of trials has its run: who asks for more trials than a finished run has, starts another one. Only
+        one process writes the results into the run: in the others the `with` statement ends after `optimize`.
 
         Args:
             n_trials: How many finished trials the study shall have in the end.
@@ -165,22 +189,33 @@ class SharedStudy:
         Raises:
             StepError: The run is no longer in MLflow's store.
         """
-        # Of several processes only one can create a study of this name. It holds no trials: it says whose run it is.
-        name = f"{self.name}, run of {n_trials} trials"
-        with self.errors_in_one_line():
-            try:
-                note, run_id = optuna.create_study(storage=self.storage, study_name=name), None
-            except optuna.exceptions.DuplicatedStudyError:
-                note = optuna.load_study(storage=self.storage, study_name=name)
-                run_id = wait_for_attribute(note, "run_id")
-        if run_id is None:
-            with utils.start_step("hyperparameters_tuning", **options) as run:
-                mlflow.set_tag("study", self.name)
-                with self.errors_in_one_line():
-                    note.set_user_attr("run_id", run.info.run_id)
-                yield run
-            return
+        first, note = self.claim(f"run of {n_trials} trials")
+        run_id = None if first else wait_for_attribute(note, "run_id")
+        with contextlib.ExitStack() as self.until_finished:
+            if run_id is None:
+                with utils.start_step("hyperparameters_tuning", **options) as run:
+                    mlflow.set_tag("study", self.name)
+                    with self.errors_in_one_line():
+                        note.set_user_attr("run_id", run.info.run_id)
+                    yield run
+            else:
+                with self.join_run(run_id) as run, contextlib.suppress(AlreadyFinished):
+                    self.joined = run
+                    yield run
 
+    @contextlib.contextmanager
+    def join_run(self, run_id):
+        """Make a run the active one that another process has started.
+
+        Args:
+            run_id: Its ID.
+
+        Yields:
+            The active `mlflow.ActiveRun`.
+
+        Raises:
+            StepError: The run is not in MLflow's store.
+        """
         client = mlflow.MlflowClient()
         try:
             started = client.get_run(run_id)
@@ -197,10 +232,34 @@ class SharedStudy:
             client.update_run(own_run_id, name="Tuning_Worker")
             client.set_tag(own_run_id, "tuning_run_id", run_id)
         mlflow.set_experiment(experiment_id=started.info.experiment_id)
-        with utils.open_run(run_id=run_id) as run:
+        with mlflow.start_run(run_id=run_id) as run:
             if started.info.status == "FINISHED":  # and stays so: a training may be looking for it at this moment
                 client.update_run(run_id, status="FINISHED")
             yield run
+
+    def wait_for_results(self, run, n_trials):
+        """Leave it to one process to write the results into the run that several have joined.
+
+        Args:
+            run: The `mlflow.entities.Run`.
+            n_trials: As for `optimize`.
+
+        Raises:
+            AlreadyFinished: Another process has done it; else this one has to.
+        """
+        writer = run.data.tags.get("process")
+        for _ in range(2):  # for the process that started the run, then for one that has taken its place
+            deadline = time.monotonic() + config.RESULTS_AFTER_SECONDS
+            status = "RUNNING"
+            while status == "RUNNING" and not utils.is_dead(writer) and time.monotonic() < deadline:
+                time.sleep(0.5)
+                status = mlflow.get_run(run.info.run_id).info.status
+            if status == "FINISHED":
+                raise AlreadyFinished
+            ours, _ = self.claim(f"results of {n_trials} trials")
+            if ours:
+                return
+            writer = None
 
     def optimize(self, objective, n_trials, workers=1, dask_scheduler=None):
         """Make trials, beside any other workers, until the study has as many finished ones as it should.
@@ -216,6 +275,7 @@ class SharedStudy:
         Raises:
             StepError: The storage cannot be used any more, the workers on the cluster have failed, or the user has
                 interrupted.
+            AlreadyFinished: For `start_run`.
         """
         options = {
             "--n-trials": n_trials,
@@ -224,12 +284,15 @@ class SharedStudy:
             "--study-name": self.name,
         }
         words = ["hyperparameters_tuning.py", *(str(word) for option in options.items() for word in option)]
+        # The workers see in the run that all is done: so they are waited for when it has ended.
         if dask_scheduler:
-            with on_cluster(dask_scheduler, workers, words) as check:
-                self.make_trials(None, n_trials, check)
+            check = self.until_finished.enter_context(on_cluster(dask_scheduler, workers, words))
+            self.make_trials(None, n_trials, check)
         else:
-            with on_this_machine(workers - 1, words):
-                self.make_trials(objective, n_trials)
+            self.until_finished.enter_context(on_this_machine(workers - 1, words))
+            self.make_trials(objective, n_trials)
+        if self.joined:
+            self.wait_for_results(self.joined, n_trials)
 
     def make_trials(self, objective, n_trials, while_waiting=lambda: None):
         """Make trials in this process until the study has as many finished ones as it should.
@@ -242,16 +305,18 @@ class SharedStudy:
         Raises:
             StepError: As for `optimize`.
         """
-        mine = None
+        made = False
 
         def limited(trial):
-            nonlocal mine
-            mine = trial.number
+            nonlocal made
+            made = False
             trial.set_user_attr(PROCESS, utils.this_process())
-            before = [other for other in self.study.get_trials(deepcopy=False) if other.number < mine]
+            before = [other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number]
             if sum(other.state != TrialState.FAIL for other in before) >= n_trials:
                 raise NotNeeded
-            return objective(trial)
+            value = objective(trial)
+            made = True
+            return value
 
         finished = 0
         with self.errors_in_one_line(), tqdm(total=n_trials, unit="trial") as progress:
@@ -266,9 +331,10 @@ class SharedStudy:
                     if objective and finished + running < n_trials:
                         try:
                             self.study.optimize(limited, n_trials=1, catch=(NotNeeded,))
-                        except ValueError:
-                            # This process had slept for so long that its trial was taken for lost and given away.
-                            if not self.study.trials[mine].state.is_finished():
+                        except (ValueError, AssertionError):
+                            # If the trial was made: this process had slept for so long that it was taken for lost, and
+                            # Optuna refuses its result.
+                            if not made:
                                 raise
                     else:
                         while_waiting()
@@ -490,7 +556,7 @@ def on_cluster(scheduler, count, words):
 
         try:
             yield check
-            distributed.wait(futures)
+            client.gather(futures, errors="skip")
         finally:
             distributed.Event(stop, client=client).set()
 

@@ -141,7 +141,7 @@ def check(project, n_trials, name=None):
     assert {run.info.status for run in children} <= {"FINISHED", "FAILED", "KILLED"}
     best = max(finished(trials), key=lambda trial: trial.value)
     assert parent.data.metrics["accuracy"] == best.value
-    assert {name: float(value) for name, value in parent.data.params.items()} == pytest.approx(best.params)
+    assert {name: float(parent.data.params[name]) for name in best.params} == pytest.approx(best.params)
     return parent, children
 
 
