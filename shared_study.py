@@ -247,14 +247,16 @@ class SharedStudy:
         Raises:
             AlreadyFinished: Another process has done it; else this one has to.
         """
+
+        def status():
+            return mlflow.get_run(run.info.run_id).info.status
+
         writer = run.data.tags.get("process")
         for _ in range(2):  # for the process that started the run, then for one that has taken its place
             deadline = time.monotonic() + config.RESULTS_AFTER_SECONDS
-            status = "RUNNING"
-            while status == "RUNNING" and not utils.is_dead(writer) and time.monotonic() < deadline:
+            while status() == "RUNNING" and not utils.is_dead(writer) and time.monotonic() < deadline:
                 time.sleep(0.5)
-                status = mlflow.get_run(run.info.run_id).info.status
-            if status == "FINISHED":
+            if status() == "FINISHED":
                 raise AlreadyFinished
             ours, _ = self.claim(f"results of {n_trials} trials")
             if ours:
