@@ -24,19 +24,19 @@ model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 columns = mlflow.models.get_model_info(model_uri).signature.inputs.input_names()
 
 if eval_dataset:
-    frame = utils.add_features(utils.read_csv(eval_dataset))
-    missing = [name for name in columns if name not in frame]
+    frame = utils.read_csv(eval_dataset)
+    target = frame.pop(config.TARGET)
+    needed = frame.columns.isin(columns)
+    features = utils.add_features(utils.as_numbers(frame.loc[:, needed], eval_dataset))
+    missing = [name for name in columns if name not in features]
     if missing:
         raise utils.StepError(f"{eval_dataset}: lacks the column(s) {', '.join(missing)}. Add them.")
-    extra = [name for name in frame if name not in [*columns, config.TARGET]]
-    if extra:
-        config.logger.warning(f"{eval_dataset}: ignoring the column(s) {', '.join(extra)}")
     classes = json.loads(data_run.data.tags["classes"])
-    target = frame[config.TARGET]
     if sorted(target.unique().tolist()) != classes:
         raise utils.StepError(f"{eval_dataset}: `{config.TARGET}` must hold both {classes[0]!r} and {classes[1]!r}.")
-    frame = utils.as_numbers(frame[columns], eval_dataset)
-    frame[config.TARGET] = (target == classes[1]).astype(int)
+    if not needed.all():
+        config.logger.warning(f"{eval_dataset}: ignoring the column(s) {', '.join(frame.columns[~needed])}")
+    frame = features[columns].assign(**{config.TARGET: (target == classes[1]).astype(int)})
 else:
     frame = utils.load_split(data_run, "test")
 source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"

@@ -28,7 +28,8 @@ data = utils.read_csv(dataset) if dataset else load_breast_cancer(as_frame=True)
 target = data.pop(config.TARGET)
 classes = sorted(target.unique().tolist())
 if len(classes) != 2:
-    raise utils.StepError(f"`{config.TARGET}` has {len(classes)} different values: this is a two-class problem.")
+    few = ", ".join(map(repr, classes[:5]))
+    raise utils.StepError(f"{dataset}: `{config.TARGET}` needs two different values, but has {len(classes)}: {few}")
 
 data = utils.add_features(utils.as_numbers(data, dataset))
 data[config.TARGET] = (target == classes[1]).astype(int)
@@ -36,8 +37,8 @@ data[config.TARGET] = (target == classes[1]).astype(int)
 fewest = data[config.TARGET].value_counts().min()
 if fewest * test_size < 1 or fewest * (1 - test_size) < 2 * config.N_FOLDS:
     raise utils.StepError(
-        f"The smaller class has {fewest} rows: with test-size {test_size} that leaves too few for "
-        f"training with {config.N_FOLDS} folds and for testing. Give more data or another test-size."
+        f"{dataset or 'The data'}: the smaller class has {fewest} row(s), and test-size {test_size} leaves too few of "
+        f"them for training with {config.N_FOLDS} folds or for testing. Give more data or another test-size."
     )
 train, test = train_test_split(data, test_size=test_size, stratify=data[config.TARGET], random_state=config.SEED)
 train, test = train.reset_index(drop=True), test.reset_index(drop=True)

@@ -155,7 +155,8 @@ data = utils.read_csv(dataset) if dataset else load_breast_cancer(as_frame=True)
 target = data.pop(config.TARGET)
 classes = sorted(target.unique().tolist())
 if len(classes) != 2:
-    raise utils.StepError(f"`{config.TARGET}` has {len(classes)} different values: this is a two-class problem.")
+    few = ", ".join(map(repr, classes[:5]))
+    raise utils.StepError(f"{dataset}: `{config.TARGET}` needs two different values, but has {len(classes)}: {few}")
 
 data = utils.add_features(utils.as_numbers(data, dataset))
 data[config.TARGET] = (target == classes[1]).astype(int)
@@ -171,8 +172,8 @@ data[[*data.columns[:3], *data.columns[-3:]]].head()
 fewest = data[config.TARGET].value_counts().min()
 if fewest * test_size < 1 or fewest * (1 - test_size) < 2 * config.N_FOLDS:
     raise utils.StepError(
-        f"The smaller class has {fewest} rows: with test-size {test_size} that leaves too few for "
-        f"training with {config.N_FOLDS} folds and for testing. Give more data or another test-size."
+        f"{dataset or 'The data'}: the smaller class has {fewest} row(s), and test-size {test_size} leaves too few of "
+        f"them for training with {config.N_FOLDS} folds or for testing. Give more data or another test-size."
     )
 train, test = train_test_split(data, test_size=test_size, stratify=data[config.TARGET], random_state=config.SEED)
 train, test = train.reset_index(drop=True), test.reset_index(drop=True)
@@ -534,19 +535,19 @@ columns = mlflow.models.get_model_info(model_uri).signature.inputs.input_names()
 
 # %% tags=["data_evaluation"]
 if eval_dataset:
-    frame = utils.add_features(utils.read_csv(eval_dataset))
-    missing = [name for name in columns if name not in frame]
+    frame = utils.read_csv(eval_dataset)
+    target = frame.pop(config.TARGET)
+    needed = frame.columns.isin(columns)
+    features = utils.add_features(utils.as_numbers(frame.loc[:, needed], eval_dataset))
+    missing = [name for name in columns if name not in features]
     if missing:
         raise utils.StepError(f"{eval_dataset}: lacks the column(s) {', '.join(missing)}. Add them.")
-    extra = [name for name in frame if name not in [*columns, config.TARGET]]
-    if extra:
-        config.logger.warning(f"{eval_dataset}: ignoring the column(s) {', '.join(extra)}")
     classes = json.loads(data_run.data.tags["classes"])
-    target = frame[config.TARGET]
     if sorted(target.unique().tolist()) != classes:
         raise utils.StepError(f"{eval_dataset}: `{config.TARGET}` must hold both {classes[0]!r} and {classes[1]!r}.")
-    frame = utils.as_numbers(frame[columns], eval_dataset)
-    frame[config.TARGET] = (target == classes[1]).astype(int)
+    if not needed.all():
+        config.logger.warning(f"{eval_dataset}: ignoring the column(s) {', '.join(frame.columns[~needed])}")
+    frame = features[columns].assign(**{config.TARGET: (target == classes[1]).astype(int)})
 else:
     frame = utils.load_split(data_run, "test")
 source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"

@@ -16,8 +16,7 @@ import warnings
 from pathlib import Path
 
 import jupytext
-from jsonschema import ValidationError
-from nbformat.validator import iter_validate
+from nbformat.validator import ValidationError, iter_validate
 
 import config
 
@@ -86,7 +85,7 @@ def invalid(error):
     """Say what is wrong with the structure of a notebook.
 
     Args:
-        error: The `jsonschema.ValidationError`.
+        error: The `nbformat.ValidationError`.
 
     Returns:
         The place and the reason, in one line.
