@@ -547,7 +547,7 @@ if eval_dataset:
         raise utils.StepError(f"{eval_dataset}: `{config.TARGET}` must hold both {classes[0]!r} and {classes[1]!r}.")
     if not needed.all():
         config.logger.warning(f"{eval_dataset}: ignoring the column(s) {', '.join(frame.columns[~needed])}")
-    frame = features[columns].assign(**{config.TARGET: (target == classes[1]).astype(int)})
+    frame = features[columns].assign(**{config.TARGET: (target == classes[1]).astype(int)}).reset_index(drop=True)
 else:
     frame = utils.load_split(data_run, "test")
 source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
@@ -572,7 +572,10 @@ champion_result = None
 with utils.start_step("data_evaluation") as run:
     mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
     mlflow.set_tags({"model_version": version, "eval_dataset": eval_dataset or "test set"})
-    result = evaluate(model_uri, explain=True)
+    empty = frame.columns[frame.isna().all()]
+    if len(empty):
+        config.logger.warning(f"There will be no SHAP plots, because there is not one value of {', '.join(empty)}.")
+    result = evaluate(model_uri, explain=not len(empty))
     if champion and champion != version:
         needed = mlflow.models.get_model_info(champion_uri).signature.inputs.input_names()
         if set(needed) <= set(frame):

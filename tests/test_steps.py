@@ -50,12 +50,12 @@ def breast_cancer(**changes):
 def test_evaluation_of_a_file(trained, tmp_path):
     """Row numbers and further columns are ignored, the added feature is computed, whatever a spreadsheet saves."""
     path = tmp_path / "with space.csv"
-    breast_cancer(patient="A. N. Other").rename(columns={"mean area": " mean area "}).to_csv(
-        path, sep="\t", encoding="utf-16"
-    )
+    frame = breast_cancer(patient="A. N. Other", **{"mean area": np.nan})
+    frame.rename(columns={"mean area": " mean area "}).to_csv(path, sep="\t", encoding="utf-16")
     result = trained.mlflow_run("data-evaluation", eval_dataset=path)
     assert result.returncode == 0, result.stderr
     assert "ignoring the column(s) patient" in result.stderr
+    assert "no SHAP plots, because there is not one value of mean area" in result.stderr
     run = trained.runs("tags.step = 'data_evaluation'")[0]
     assert run.data.metrics["example_count"] == 200
     assert run.data.tags["eval_dataset"] == str(path)
