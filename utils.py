@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import os
+import random
 import re
 import shutil
 import signal
@@ -638,6 +639,29 @@ def threads(frame, processes=1):
     return 0 if processes == 1 else max(1, (os.cpu_count() or 1) // processes)
 
 
+def insist(write, *args, **kwargs):
+    """Write what other processes may be writing too, at this moment.
+
+    The database of a tracking server refuses the second of two equal rows. Tried again, MLflow finds the row in place.
+
+    Args:
+        write: A function such as `mlflow.set_tag`.
+        *args: Its arguments.
+        **kwargs: Its arguments by name.
+
+    Raises:
+        MlflowException: The server refused it each of five times.
+    """
+    for _ in range(4):
+        try:
+            return write(*args, **kwargs)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+        time.sleep(random.uniform(0, 0.5))  # so that they do not meet again
+    return write(*args, **kwargs)
+
+
 def as_dataset(frame, source, name):
     """Describe a data set for MLflow.
 
@@ -683,7 +707,7 @@ def log_dataset(frame, data_run, split, context):
         The data set's digest, equal for equal data.
     """
     dataset = as_dataset(frame, f"runs:/{data_run.info.run_id}/datasets/{split}.csv", split)
-    mlflow.log_input(dataset, context=context)
+    insist(mlflow.log_input, dataset, context=context)
     return dataset.digest
 
 

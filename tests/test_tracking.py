@@ -1,6 +1,8 @@
 """A tracking server: the steps work with it, and what it holds outlives a move of the project's folder."""
 
 import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import mlflow
 import pandas as pd
@@ -8,6 +10,8 @@ import psutil
 import pytest
 import requests
 from conftest import Project
+from mlflow.entities import Param
+from mlflow.exceptions import MlflowException
 from test_commands import words_of
 
 import config
@@ -116,3 +120,26 @@ def test_only_this_machine_is_answered(shared):
         # no runners of background jobs
         names = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
         assert not [name for name in names if "mlflow.server.jobs" in name]
+
+
+def test_equal_writes_at_the_same_moment(tmp_path):
+    """Workers write the same to the run that they have in common: each of them succeeds, and it is there once."""
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        client = mlflow.MlflowClient()
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(10):
+                run_id = client.create_run("0").info.run_id
+                writes = [
+                    lambda run_id=run_id: utils.insist(client.set_tag, run_id, "data_run_id", "x"),
+                    lambda run_id=run_id: utils.insist(client.log_batch, run_id, params=[Param("max_depth", "3")]),
+                ]
+                for write in writes:
+                    barrier = threading.Barrier(4)
+                    list(pool.map(lambda _, write=write, barrier=barrier: (barrier.wait(), write()), range(4)))
+                run = client.get_run(run_id)
+                assert (run.data.tags["data_run_id"], run.data.params) == ("x", {"max_depth": "3"})
+        with pytest.raises(MlflowException, match="already logged"):
+            utils.insist(client.log_param, run_id, "max_depth", "4")
+    finally:
+        mlflow.set_tracking_uri(None)
