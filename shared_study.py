@@ -232,7 +232,7 @@ class SharedStudy:
             client.update_run(own_run_id, name="Tuning_Worker")
             client.set_tag(own_run_id, "tuning_run_id", run_id)
         mlflow.set_experiment(experiment_id=started.info.experiment_id)
-        with mlflow.start_run(run_id=run_id) as run:
+        with utils.open_run(run_id=run_id) as run:
             if started.info.status == "FINISHED":  # and stays so: a training may be looking for it at this moment
                 client.update_run(run_id, status="FINISHED")
             yield run
@@ -275,8 +275,8 @@ class SharedStudy:
                 placed there, and this process only waits.
 
         Raises:
-            StepError: The storage cannot be used any more, the workers on the cluster have failed, or the user has
-                interrupted.
+            StepError: The storage cannot be used any more, or the workers on the cluster have failed.
+            KeyboardInterrupt: The user has interrupted.
             AlreadyFinished: For `start_run`.
         """
         options = {
@@ -305,7 +305,7 @@ class SharedStudy:
             while_waiting: What to do again and again while others make the last trials.
 
         Raises:
-            StepError: As for `optimize`.
+            StepError, KeyboardInterrupt: As for `optimize`.
         """
         made = False
 
@@ -342,7 +342,7 @@ class SharedStudy:
                         while_waiting()
                         time.sleep(0.5)  # others make the last trials; should one of them die, its trial is ours
             except KeyboardInterrupt:
-                raise utils.StepError(
+                raise KeyboardInterrupt(
                     f"Interrupted with {finished} of {n_trials} trials finished. They are kept: "
                     "to go on, give the same command again."
                 ) from None

@@ -276,7 +276,7 @@ def say_in_one_line(kind, error, trace):
         trace: Its traceback.
     """
     if isinstance(error, KeyboardInterrupt):
-        print("Interrupted. What was not finished is not used: run the step again.", file=sys.stderr)
+        print(str(error) or "Interrupted. What was not finished is not used: run the step again.", file=sys.stderr)
     elif isinstance(error, (MlflowException, OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError)):
         print(in_one_line(error), file=sys.stderr)
     else:
