@@ -101,10 +101,28 @@ def signals(handler):
 
 
 def interrupt(number, frame):
-    """Leave what is being done by a `KeyboardInterrupt`, and tidy up without a second one: a signal handler."""
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+    """Leave what is being done by a `KeyboardInterrupt`: a signal handler.
+
+    Where a library swallows that, it comes again, until the tidying up has begun.
+    """
+    send = signal.raise_signal if os.name == "nt" else functools.partial(os.kill, os.getpid())
+    again = threading.Timer(5, send, [number])
+    again.daemon = True
+    again.start()
+    repeats.append(again)
     raise KeyboardInterrupt
+
+
+repeats = []
+
+
+@contextlib.contextmanager
+def signals_ignored():
+    """Tidy up without being interrupted."""
+    with signals(signal.SIG_IGN):
+        while repeats:
+            repeats.pop().cancel()
+        yield
 
 
 @contextlib.contextmanager
@@ -134,9 +152,10 @@ def open_run(**options):
             yield run
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            for child in psutil.Process().children() if interrupted else []:
-                stop(child)
-            with contextlib.suppress(MlflowException):  # the first error is the one that matters
+            # a failing end would hide the first error, which is the one that matters
+            with signals_ignored(), contextlib.suppress(MlflowException):
+                for child in psutil.Process().children() if interrupted else []:
+                    stop(child)
                 mlflow.end_run("KILLED" if interrupted else "FAILED")
             raise
         with signals_held():
@@ -162,10 +181,6 @@ def start_step(step, **options):
     open_store(mlflow.get_tracking_uri())
     close_dead_runs(step)
     if "MLFLOW_RUN_ID" not in os.environ:
-        experiment = mlflow.get_experiment_by_name(config.EXPERIMENT)
-        if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED:
-            restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-            raise StepError(f"The experiment {config.EXPERIMENT} is deleted. Restore it: {restore}")
         mlflow.set_experiment(config.EXPERIMENT)
     tags = {"step": step, "script": f"{step}.py", "commit": git_commit(), "process": this_process()}
     return open_run(run_name=config.RUN_NAMES[step], tags=tags, **options)
@@ -194,9 +209,12 @@ def open_store(uri):
         elif uri.startswith("postgresql"):
             engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 5})
             engine.connect().close()
-        mlflow.get_experiment_by_name(config.EXPERIMENT)
+        experiment = mlflow.get_experiment_by_name(config.EXPERIMENT)
     except (MlflowException, OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
+    if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED and "MLFLOW_RUN_ID" not in os.environ:
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise StepError(f"The experiment {config.EXPERIMENT} is deleted. Restore it: {restore}")
 
 
 def make_store(path):
@@ -252,6 +270,8 @@ def in_one_line(error):
             return f"It was made by an older MLflow. Copy it, then: mlflow db upgrade {mlflow.get_tracking_uri()}"
         return f"It was made by another MLflow than {mlflow.__version__}, a newer one it seems: install that one."
     remedies = [remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, reason)]
+    if "ConnectionPool" in reason:  # the cause is the last in a chain
+        reason = reason.rsplit(": ", 1)[-1].rstrip("\"')")
     return " ".join([without_password(reason[:300]).rstrip(".") + ".", *remedies[:1]])
 
 
@@ -284,6 +304,8 @@ def say_in_one_line(kind, error, trace):
 
 
 sys.excepthook = say_in_one_line
+# An interrupt that comes in a callback, of a garbage collection for instance, is lost there; it comes again.
+sys.unraisablehook = lambda lost: lost.exc_type is KeyboardInterrupt or sys.__unraisablehook__(lost)
 
 
 def this_process():
@@ -765,7 +787,8 @@ def server(command, health_url, folder=None, **environment):
                 wait_until_ready(process, health_url, log)
                 yield log
             finally:
-                stop(process)
+                with signals_ignored():
+                    stop(process)
 
 
 def wait_until_ready(process, health_url, log):
