@@ -150,13 +150,18 @@ def open_run(**options):
             with signals_held():
                 run = mlflow.start_run(**options)
             yield run
+            if repeats:
+                raise KeyboardInterrupt
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt)
+            # a library may swallow it, or make an error of its own of it
+            interrupted = isinstance(error, KeyboardInterrupt) or bool(repeats)
             # a failing end would hide the first error, which is the one that matters
             with signals_ignored(), contextlib.suppress(MlflowException):
                 for child in psutil.Process().children() if interrupted else []:
                     stop(child)
                 mlflow.end_run("KILLED" if interrupted else "FAILED")
+            if interrupted:
+                raise KeyboardInterrupt from None
             raise
         with signals_held():
             mlflow.end_run()
@@ -262,7 +267,10 @@ def in_one_line(error):
     Returns:
         The text.
     """
-    reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # SQLAlchemy may begin with when it noticed, and always names the driver's class
+    reason = next((line for line in lines if not line.startswith("(raised as a result")), lines[0])
+    reason = re.sub(r"^\([\w.]+\) ", "", reason)
     schema = re.search(r"out-of-date database schema \(found version (\w+)", reason)
     if schema:
         migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"

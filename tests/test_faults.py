@@ -3,10 +3,12 @@
 The environment variable KILLS says how often each step is hit by each signal (default: once).
 """
 
+import contextlib
 import os
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,9 @@ import mlflow
 import pandas as pd
 import psutil
 import pytest
+import sqlalchemy
 from conftest import ROOT, Project
+from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
 import config
 import utils
@@ -278,3 +282,242 @@ def expected(line):
         or line.startswith(("INFO: ", "WARNING: ", "Successfully registered", "Registered model", "Created version"))
         or "%|" in line
     )
+
+
+def said_in_one_line(result):
+    """The only line that a failing step says."""
+    assert result.returncode != 0
+    lines = [line for line in result.stderr.splitlines() if not expected(line)]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+@pytest.mark.slow
+def test_swallowed_interrupt_comes_again(tmp_path):
+    """An exception in a callback of Python's own does not reach the step."""
+    script = tmp_path / "swallow.py"
+    script.write_text(f"""
+import os, signal, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import utils
+
+class Callback:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+with utils.signals(utils.interrupt):
+    Callback()
+    print("went on", flush=True)
+    time.sleep(60)
+""")
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert result.stdout == "went on\n"
+    assert "Interrupted" in said_in_one_line(result)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_interrupted_pipeline(project, number):
+    """Ctrl-C reaches `mlflow run`, the pipeline and its step at once, SIGTERM the pipeline alone: none goes on."""
+    if number == signal.SIGINT:
+        process = start(project, "mlflow", "run", ".", "-e", "main", "--env-manager", "local", "-Pn-trials=1")
+    else:
+        process = start(project, "python", "pipeline.py", "--n-trials", "1")
+    try:
+        wait_until(lambda: project.runs("tags.step = 'data_preprocessing'", status="RUNNING"))
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        assert process.wait(60) != 0
+        wait_until(lambda: not survivors(process), 15)
+        assert project.runs(status="RUNNING") == []
+        assert newest(project, "pipeline", status=None).info.status == "KILLED"
+        if number == signal.SIGTERM:
+            assert "Traceback" not in process.said()
+    finally:
+        for survivor in survivors(process):
+            survivor.kill()
+
+
+@pytest.mark.slow
+def test_four_at_once_in_an_empty_folder(empty_project):
+    """None finds a database that another is still making, and none waits in vain for its turn to write."""
+    sizes = ["0.2", "0.3", "0.4", "0.5"]
+    processes = [start(empty_project, "python", "data_preprocessing.py", "--test-size", size) for size in sizes]
+    assert [process.wait() for process in processes] == [0] * 4, [process.said() for process in processes]
+    runs = empty_project.runs()
+    assert sorted(run.data.params["test_size"] for run in runs) == sizes
+    for run in runs:
+        data_sets(empty_project, run)
+    assert [path.name for path in empty_project.folder.glob("mlflow.db*")] == ["mlflow.db"]
+
+
+@pytest.mark.slow
+def test_two_pipelines_and_a_preprocessing_at_once(project):
+    """Each training has used the data and the tuning of its own pipeline, by their IDs and by their digests."""
+    known = {run.info.run_id for run in project.runs(status=None)}
+    sizes = {"0.25": 142, "0.45": 256}
+    pipelines = [start(project, "python", "pipeline.py", "--n-trials", "1", "--test-size", size) for size in sizes]
+    wait_until(
+        lambda: [
+            run
+            for run in project.runs("tags.step = 'hyperparameters_tuning'", status=None)
+            if run.info.run_id not in known
+        ]
+    )
+    between = start(project, "python", "data_preprocessing.py", "--test-size", "0.35")
+    for process in [*pipelines, between]:
+        assert process.wait() == 0, process.said()
+        assert "locked" not in process.said()
+
+    new = {run.info.run_id: run for run in project.runs() if run.info.run_id not in known}
+    of = {step: [run for run in new.values() if run.data.tags.get("step") == step] for step in [*STEPS, "pipeline"]}
+    assert [len(runs) for runs in of.values()] == [3, *[2] * 7]
+
+    def digests(run):
+        return {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}
+
+    for training in of["model_training"]:
+        data, tuning = new[training.data.tags["data_run_id"]], new[training.data.tags["tuning_run_id"]]
+        assert tuning.data.tags["data_run_id"] == data.info.run_id
+        assert digests(training) == digests(data)
+        assert digests(tuning) == {"train": digests(data)["train"]}
+        parent = training.data.tags["mlflow.parentRunId"]
+        assert {run.data.tags["mlflow.parentRunId"] for run in [data, tuning]} == {parent}
+        for step in ["data_evaluation", "flavour_comparison", "model_customization"]:
+            mine = [run for run in of[step] if run.data.tags["mlflow.parentRunId"] == parent]
+            assert [run.data.tags["training_run_id"] for run in mine] == [training.info.run_id]
+    trained_on = [new[run.data.tags["data_run_id"]] for run in of["model_training"]]
+    assert sorted(run.data.metrics["test_rows"] for run in trained_on) == sorted(sizes.values())
+
+
+def write_garbage(folder):
+    (folder / "mlflow.db").write_bytes(random.Random(0).randbytes(50_000))
+
+
+def new_store(folder):
+    path = folder / "mlflow.db"
+    utils.make_store(path)
+    return path
+
+
+def cut_off(folder):
+    path = new_store(folder)
+    path.write_bytes(path.read_bytes()[:300_000])
+
+
+def of_version(revision):
+    def change(folder):
+        with contextlib.closing(sqlite3.connect(new_store(folder))) as connection:
+            connection.execute("UPDATE alembic_version SET version_num = ?", [revision])
+            connection.commit()
+
+    return change
+
+
+def half_made(folder):
+    engine = sqlalchemy.create_engine(f"sqlite:///{folder}/mlflow.db")
+    InitialBase.metadata.create_all(engine)
+    with engine.begin() as connection:  # the first of many changes, not yet noted as done
+        connection.execute(sqlalchemy.text("ALTER TABLE metrics ADD COLUMN step BIGINT DEFAULT 0 NOT NULL"))
+
+
+def deleted_experiment(folder):
+    client = mlflow.MlflowClient(f"sqlite:///{new_store(folder)}")
+    client.delete_experiment(client.create_experiment(config.EXPERIMENT))
+
+
+BROKEN_STORES = {
+    "garbage": (write_garbage, "file is not a database", "mv mlflow.db"),
+    "cut off": (cut_off, "malformed", "mv mlflow.db"),
+    "half made": (half_made, "duplicate column", "mv mlflow.db"),
+    "older": (of_version("181f10493468"), "older MLflow", "mlflow db upgrade sqlite:///"),
+    "newer": (of_version("fedcba987654"), "newer", "install that one"),
+    "deleted experiment": (deleted_experiment, "is deleted", "mlflow experiments restore --experiment-id 1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "words", "remedy"), BROKEN_STORES.values(), ids=BROKEN_STORES)
+def test_broken_store(empty_project, make, words, remedy):
+    make(empty_project.folder)
+    line = said_in_one_line(empty_project.run("python", "data_preprocessing.py", **SMALL))
+    assert words in line
+    assert remedy in line
+
+
+@pytest.fixture
+def silent_server():
+    """The port of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+@pytest.mark.parametrize("state", ["down", "silent"])
+def test_unreachable_store(empty_project, silent_server, scheme, state):
+    port = silent_server if state == "silent" else utils.free_port()
+    uri = f"{scheme}://someone:secret@127.0.0.1:{port}/name"
+    line = said_in_one_line(empty_project.run("python", "data_preprocessing.py", MLFLOW_TRACKING_URI=uri, **SMALL))
+    assert line.startswith(f"{scheme}://127.0.0.1:{port}/name: the store cannot be used. ")
+    assert line.endswith("Start the server, or correct MLFLOW_TRACKING_URI.")
+    assert "secret" not in line
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty file system of two megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a file system here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.slow
+def test_full_or_read_only_disk(empty_project, small_disk):
+    """The store lies on it, the project elsewhere. When there is room again, the step works."""
+    script = empty_project.folder / "data_preprocessing.py"
+
+    def step():
+        return empty_project.run("python", str(script), cwd=small_disk, **SMALL)
+
+    def remount(*options):
+        subprocess.run(["mount", "-o", ",".join(["remount", *options]), small_disk], check=True)
+
+    remount("ro")
+    assert "Read-only file system" in said_in_one_line(step())
+    remount("rw", "size=400k")
+    assert "full" in said_in_one_line(step())
+    assert list(small_disk.iterdir()) == []
+    remount("size=2m")
+    assert step().returncode == 0
+    remount("ro")
+    assert "readonly" in said_in_one_line(step())
+    remount("rw")
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), open(filler, "wb", buffering=0) as output:
+        while True:
+            output.write(bytes(1000))
+    assert "Make room" in said_in_one_line(step())
+    filler.unlink()
+    assert step().returncode == 0
+    empty_project.folder = small_disk
+    for run in empty_project.runs():
+        data_sets(empty_project, run)
+    assert empty_project.runs(status="RUNNING") == []
+
+
+@pytest.mark.slow
+def test_deleted_registered_model(project):
+    """(The last test with this copy of the project.)"""
+    project.client.delete_registered_model(config.CLASSIFIER_MODEL)
+    for step in ["data_evaluation", "flavour_comparison", "model_customization"]:
+        line = said_in_one_line(project.run("python", f"{step}.py", **SMALL))
+        assert line.endswith("Train: mlflow run . -e model-training")
+    assert "mlflow run . -e main" in said_in_one_line(project.run("python", "model_serving.py", **SMALL))
