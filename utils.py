@@ -252,7 +252,7 @@ REMEDIES = {
         "mv mlflow.db mlflow.db.broken"
     ),
     r"database is locked": "Another program keeps the store busy: run the step again when that has ended.",
-    r"Connection|timed out|Max retries|could not translate host|API request to endpoint": (
+    r"Connection|timed out|timeout expired|Max retries|could not translate host|API request to endpoint": (
         "Start the server, or correct MLFLOW_TRACKING_URI."
     ),
 }
