@@ -160,7 +160,7 @@ def open_run(**options):
                 for child in psutil.Process().children() if interrupted else []:
                     stop(child)
                 mlflow.end_run("KILLED" if interrupted else "FAILED")
-            if interrupted:
+            if interrupted and not isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
         with signals_held():
