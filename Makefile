@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough ui tracking-server mlserve test test-fast benchmark scripts pictures readme check-readme lint constraints clean
+.PHONY: help walkthrough ui tracking-server mlserve test test-fast benchmark benchmark-rows scripts pictures readme check-readme lint constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -34,6 +34,9 @@ test-fast: .venv/installed ## the tests that take no more than seconds
 
 benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about ten minutes)
 	python -m benchmarks.benchmark
+
+benchmark-rows: .venv/installed ## measure the steps on up to a million rows, on a quiet machine (about twenty minutes)
+	python -m benchmarks.rows
 
 scripts: .venv/installed ## make the scripts from the notebook
 	python -m notebook_tools.extract

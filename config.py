@@ -29,6 +29,7 @@ SCRIPTS = (*RUN_NAMES, "custom_model")  # a model as code: a script, but not a s
 BOOSTER_MODEL = "CancerModelBooster"
 CLASSIFIER_MODEL = "CancerModel"
 CUSTOM_MODEL = "CustomCancerModel"
+DASK_MODEL = "CancerModelDask"
 CHAMPION = "champion"
 CHAMPION_URI = f"models:/{CLASSIFIER_MODEL}@{CHAMPION}"
 

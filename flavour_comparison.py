@@ -29,6 +29,7 @@ classifier = mlflow.xgboost.load_model(classifier_uri)
 booster_pyfunc = mlflow.pyfunc.load_model(booster_uri)
 classifier_pyfunc = mlflow.pyfunc.load_model(classifier_uri)
 
+xgb.set_config(nthread=1)  # for few rows, threads cost more than they bring
 dmatrix = xgb.DMatrix(test)
 calls = {
     "Booster": lambda: booster.predict(dmatrix),

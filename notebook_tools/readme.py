@@ -23,6 +23,7 @@ README = config.PROJECT_DIR / "README.md"
 # What differs from run to run and means nothing to a reader, and what stands in its place.
 VARYING = [
     (r"\x1b\[[0-9;]*m", ""),  # colours
+    (r"\[[\d:]+\] Task \[xgboost\.dask-\d+\]:\S+ got rank \d+\n*", ""),  # workers, in any order
     (r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),  # runs and models
     (r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?", "<time>"),
     (r"(127\.0\.0\.1|localhost):\d{5}\b", r"\1:<port>"),

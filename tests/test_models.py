@@ -36,8 +36,8 @@ def models(walkthrough):
 def uris(walkthrough, models):
     """The newest version of each registered model; they come from one training run."""
     newest = {name: f"models:/{name}/{versions[-1]}" for name, (versions, _) in walkthrough.registry().items()}
-    assert set(newest) == {config.BOOSTER_MODEL, config.CLASSIFIER_MODEL, config.CUSTOM_MODEL}
-    # the notebook customizes the model of its last training: take that one for all three
+    assert set(newest) == {config.BOOSTER_MODEL, config.CLASSIFIER_MODEL, config.CUSTOM_MODEL, config.DASK_MODEL}
+    # the notebook customizes the model of its last training: take that one for the other two
     custom = mlflow.get_run(mlflow.models.get_model_info(newest[config.CUSTOM_MODEL]).run_id)
     for name in [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL]:
         training = mlflow.get_run(custom.data.tags["training_run_id"])
@@ -122,6 +122,37 @@ def test_parity(models, uris, servers):
     )
     output = v2.json()["outputs"][0]
     np.testing.assert_allclose(np.reshape(output["data"], output["shape"])[:, 1], probabilities, **close)
+
+
+def test_model_trained_on_a_cluster(walkthrough, models, uris):
+    """It loads without Dask, and predicts as a Booster that is trained on the same rows in one process."""
+    uri = uris[config.DASK_MODEL]
+    info = mlflow.models.get_model_info(uri)
+    assert len(info.signature.inputs) == 31
+    assert info.saved_input_example_info
+    requirements = [line.split("==")[0] for line in mlflow.artifacts.load_text(f"{uri}/requirements.txt").split()]
+    assert requirements[0] == "mlflow"
+    assert not {"dask", "distributed"} & set(requirements)
+    run = mlflow.get_run(info.run_id)
+    data_run = mlflow.get_run(run.data.tags["data_run_id"])
+    digests = {logged.dataset.name: logged.dataset.digest for logged in data_run.inputs.dataset_inputs}
+    assert [logged.dataset.digest for logged in run.inputs.dataset_inputs] == [digests["train"]]
+
+    train = utils.load_split(data_run, "train")
+    dtrain = xgb.DMatrix(train.drop(columns="target"), label=train.target)
+    params = {"objective": run.data.params["objective"], "max_depth": int(run.data.params["max_depth"])}
+    params["learning_rate"] = float(run.data.params["learning_rate"])
+    alone = xgb.train(params, dtrain, int(run.data.params["num_boost_round"]))
+    code = (
+        "import sys; sys.modules['dask'] = sys.modules['distributed'] = None\n"
+        "import mlflow, pandas as pd\n"
+        "print(*mlflow.pyfunc.load_model(sys.argv[1]).predict(pd.read_csv(sys.argv[2])))"
+    )
+    models.to_csv(walkthrough.folder / "fifty.csv", index=False)
+    result = walkthrough.run("python", "-c", code, uri, "fifty.csv")
+    assert result.returncode == 0, result.stderr
+    predicted = np.array(result.stdout.split(), dtype=float)
+    np.testing.assert_allclose(predicted, alone.predict(xgb.DMatrix(models)), rtol=0, atol=1e-3)
 
 
 def test_flavours_refuse_what_the_table_says(walkthrough, models, uris):
