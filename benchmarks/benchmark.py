@@ -65,14 +65,8 @@ FLOOR, SERVE = "floor: FastAPI and `inplace_predict`", "`mlflow models serve`"
 REST, V2 = "MLServer, REST", "MLServer, V2"
 ONE_THREAD, ALL_THREADS = "OMP_NUM_THREADS=1", f"OMP_NUM_THREADS={CORES}, as when unset"
 NAMELESS = "signature without column names, rows as `inputs`"
-PASSIVE = f"OMP_NUM_THREADS={CORES}, OMP_WAIT_POLICY=passive"
-# Without the policy, a thread that has nothing to do keeps its core busy for a while.
-THREADS = {
-    ONE_THREAD: {"OMP_NUM_THREADS": "1"},
-    ALL_THREADS: {"OMP_NUM_THREADS": str(CORES)},
-    PASSIVE: {"OMP_NUM_THREADS": str(CORES), "OMP_WAIT_POLICY": "passive"},
-}
 PART = "part of `mlflow models serve`"
+SLOW_STEPS = {"model_serving"}  # most of its time is the start of the server
 CLIENTS = [1, 8]
 
 
@@ -82,10 +76,13 @@ class Effort:
 
     Attributes:
         trials: Trials of a search.
-        repeats: How often each search, step and extraction is timed.
-        slow_repeats: The same for what takes far longer than what it is compared with.
+        repeats: How often each search is timed.
+        step_repeats: How often each step and each extraction is timed.
+        slow_repeats: How often what takes longest is timed, and what hardly varies.
+        at_once: How many of a step and its floor run at the same time; more than one spoils the figures.
         rounds: How often each server and flavour has its turn.
         requests: Requests in a turn.
+        settings: Whether further servers are started, to see what settings bring.
         cells: Cells of the smaller notebook; the larger one has twice as many.
         shared_trials: Trials of a search by several workers.
         shared_repeats: How often such a search is timed.
@@ -93,9 +90,12 @@ class Effort:
 
     trials: int
     repeats: int
+    step_repeats: int
     slow_repeats: int
+    at_once: int
     rounds: int
     requests: int
+    settings: bool
     cells: int
     shared_trials: int
     shared_repeats: int
@@ -104,14 +104,29 @@ class Effort:
 FULL = Effort(
     trials=config.N_TRIALS,
     repeats=3,
+    step_repeats=2,
     slow_repeats=1,
+    at_once=1,
     rounds=3,
     requests=48,
+    settings=True,
     cells=1000,
     shared_trials=40,
     shared_repeats=2,
 )
-QUICK = Effort(trials=1, repeats=1, slow_repeats=1, rounds=1, requests=16, cells=50, shared_trials=2, shared_repeats=1)
+QUICK = Effort(
+    trials=1,
+    repeats=1,
+    step_repeats=1,
+    slow_repeats=1,
+    at_once=CORES,
+    rounds=1,
+    requests=16,
+    settings=False,
+    cells=50,
+    shared_trials=2,
+    shared_repeats=1,
+)
 
 
 class Table(NamedTuple):
@@ -485,16 +500,22 @@ def measure_steps(effort, inputs):
         A list of two `Table`s: the steps, and imports alone.
     """
     seconds = {(step, kind): [] for step in floors.FLOORS for kind in ["step", "floor"]}
-    for _ in range(effort.repeats):
-        for step in floors.FLOORS:
-            options = ["--n-trials", str(effort.trials)] if step == "hyperparameters_tuning" else []
+
+    def measure_step(step, kind):
+        options = ["--n-trials", str(effort.trials)] if step == "hyperparameters_tuning" else []
+        if kind == "step":
             # under the same name it would find a finished study
-            new = ["--study-name", str(uuid.uuid4())] if options else []
-            duration, _ = timed(lambda step=step, options=options + new: run(sys.executable, f"{step}.py", *options))
-            seconds[step, "step"].append(duration)
+            options += ["--study-name", str(uuid.uuid4())] if options else []
+            command = [sys.executable, f"{step}.py", *options]
+        else:
             command = [sys.executable, "-m", "benchmarks.floors", str(inputs), step, *options]
-            duration, _ = timed(lambda command=command: run(*command))
-            seconds[step, "floor"].append(duration)
+        seconds[step, kind].append(timed(lambda: run(*command))[0])
+
+    with ThreadPoolExecutor(effort.at_once) as threads:
+        for repeat in range(effort.step_repeats):
+            for step in floors.FLOORS:
+                if step not in SLOW_STEPS or repeat < effort.slow_repeats:
+                    list(threads.map(functools.partial(measure_step, step), ["step", "floor"]))
     rows = []
     for step in floors.FLOORS:
         floor = statistics.median(seconds[step, "floor"])
@@ -512,20 +533,25 @@ def measure_steps(effort, inputs):
     modules |= {"xgboost": "import xgboost", "optuna": "import optuna", "mlflow": "import mlflow"}
     modules |= {"config and utils": "import config, utils"}
     modules |= {"mlflow, and its store opened": "import mlflow; mlflow.search_experiments()"}
+    packages = "from importlib.metadata import packages_distributions; packages_distributions()"
+    modules |= {"which package each module is from": packages}
     calls = {name: functools.partial(run, sys.executable, "-c", statement) for name, statement in modules.items()}
-    imports, _ = take_turns(calls, effort.repeats)
+    imports, _ = take_turns(calls, effort.slow_repeats)
     return [
         Table(
             "steps",
             "What a step costs",
             "Each script as a process, against its floor: the same imports and the same computation without an MLflow "
-            "run, results in files. The goal is 1.3 times the floor plus one second.",
+            "run, results in files. The goal is 1.3 times the floor plus one second. Beyond its floor each step opens "
+            "the store, the first model that it logs or loads makes MLflow look up which package each installed module "
+            "is from (both are in the next table), and the rest is what it records.",
             rows,
         ),
         Table(
             "imports",
             "What imports cost",
-            "A process that imports and ends; each includes what the module itself imports.",
+            "A process that imports and ends; each includes what the module itself imports. MLflow does what the last "
+            "two rows measure by itself, and has no setting to leave it out.",
             [{"import": name, "seconds": spread(values)} for name, values in imports.items()],
         ),
     ]
@@ -550,7 +576,7 @@ def measure_log_model(effort, inputs):
             EXPLICIT: lambda: mlflow.xgboost.log_model(classifier, name="model", pip_requirements=requirements),
             INFERRED: lambda: mlflow.xgboost.log_model(classifier, name="model"),
         }
-        seconds, _ = take_turns(calls, effort.repeats, [INFERRED], max(1, effort.repeats - 1))
+        seconds, _ = take_turns(calls, effort.repeats, [INFERRED], effort.slow_repeats)
     return [
         Table(
             "log_model",
@@ -685,25 +711,24 @@ def load_in_process(inputs, name, frame, clients, requests):
     return load(lambda: in_process_calls(inputs)[name](frame), clients, requests)
 
 
-def in_process(stack, inputs, variables):
+def in_process(stack, inputs, threads):
     """Start a process in which flavours are called.
 
-    The variables are read when XGBoost is loaded, so each setting needs a process of its own.
+    XGBoost looks up the number of threads when it is loaded, so each number needs a process of its own.
 
     Args:
         stack: The `contextlib.ExitStack` that ends the process.
         inputs: The `pathlib.Path` of what `write_inputs` wrote.
-        variables: Variables to set for the process, a dict.
+        threads: The number of threads.
 
     Returns:
         A dict from the names of `in_process_calls` to a function of rows, clients and requests that returns what
         `load` does.
     """
     pool = stack.enter_context(ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")))
-    os.environ.update(variables)  # a process inherits them when it starts
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # a process inherits it when it starts
     pool.submit(os.getpid).result()
-    for name in variables:
-        del os.environ[name]
+    del os.environ["OMP_NUM_THREADS"]
     return {
         name: lambda *work, name=name: pool.submit(load_in_process, inputs, name, *work).result()
         for name in [*FLAVOURS, "inplace_predict", "invocations"]
@@ -778,10 +803,11 @@ class Server:
         return answer["predictions"] if "predictions" in answer else answer["outputs"][0]["data"]
 
 
-def start_servers(stack, inputs):
-    """Start the servers, each with several settings.
+def start_servers(effort, stack, inputs):
+    """Start the servers, and some more of `mlflow models serve` with other settings.
 
     Args:
+        effort: The `Effort`.
         stack: The `contextlib.ExitStack` that stops them.
         inputs: The `pathlib.Path` of what `write_inputs` wrote.
 
@@ -805,28 +831,27 @@ def start_servers(stack, inputs):
         stack.enter_context(utils.server(command, f"{url}{health}", **variables))
         addresses[name, setting] = url
 
-    for setting, variables in THREADS.items():
-        start(SERVE, setting, serve, "/health", **variables)
-        if setting == PASSIVE:
-            continue
-        start(FLOOR, setting, floor, "/health", MODEL=model, **variables)
-        start(
-            REST,
-            setting,
-            ["docker/mlserve/.venv/bin/mlserver", "start", "docker/mlserve"],
-            "/v2/models/cancer-model/ready",
-            ["MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT"],
-            **variables,
-        )
-    start(SERVE, "--workers 2", [*serve, "--workers", "2"], "/health")
-    start(SERVE, NAMELESS, nameless, "/health")
+    start(SERVE, ONE_THREAD, serve, "/health")
+    start(FLOOR, ONE_THREAD, floor, "/health", MODEL=model)
+    start(
+        REST,
+        ONE_THREAD,
+        ["docker/mlserve/.venv/bin/mlserver", "start", "docker/mlserve"],
+        "/v2/models/cancer-model/ready",
+        ["MLSERVER_GRPC_PORT", "MLSERVER_METRICS_PORT"],
+    )
+    if effort.settings:
+        start(SERVE, ALL_THREADS, serve, "/health", OMP_NUM_THREADS=str(CORES))
+        start(SERVE, "--workers 2", [*serve, "--workers", "2"], "/health")
+        start(SERVE, NAMELESS, nameless, "/health")
     return addresses
 
 
-def serving_targets(stack, inputs):
+def serving_targets(effort, stack, inputs):
     """Start all that predicts.
 
     Args:
+        effort: The `Effort`.
         stack: The `contextlib.ExitStack` that stops it.
         inputs: The `pathlib.Path` of what `write_inputs` wrote.
 
@@ -834,16 +859,16 @@ def serving_targets(stack, inputs):
         A dict from pairs of name and setting to a function of rows, clients and requests that returns what `load` does.
         With the setting `PART` they are what `mlflow models serve` is made of.
     """
-    targets = {}
-    for setting, variables in THREADS.items():
-        calls = in_process(stack, inputs, variables)
-        targets |= {(name, setting): calls[name] for name in FLAVOURS}
-        if setting == ONE_THREAD:
-            targets |= {(name, PART): calls[name] for name in ["inplace_predict", "invocations"]}
-    addresses = start_servers(stack, inputs)
+    calls = in_process(stack, inputs, 1)
+    targets = {(name, ONE_THREAD): calls[name] for name in FLAVOURS}
+    targets |= {(name, PART): calls[name] for name in ["inplace_predict", "invocations"]}
+    if effort.settings:
+        targets["XGBClassifier", ALL_THREADS] = in_process(stack, inputs, CORES)["XGBClassifier"]
+    addresses = start_servers(effort, stack, inputs)
     targets |= {key: Server(f"{url}/invocations", split_body) for key, url in addresses.items()}
     targets[V2, ONE_THREAD] = Server(f"{addresses[REST, ONE_THREAD]}/v2/models/cancer-model/infer", v2_body)
-    targets[SERVE, NAMELESS] = Server(targets[SERVE, NAMELESS].url, nameless_body)
+    if effort.settings:
+        targets[SERVE, NAMELESS] = Server(targets[SERVE, NAMELESS].url, nameless_body)
     serve = addresses[SERVE, ONE_THREAD]
     targets[SERVE, "rows as `inputs`"] = Server(f"{serve}/invocations", inputs_body)
     targets[SERVE, "rows as CSV"] = Server(f"{serve}/invocations", csv_body, "text/csv")
@@ -870,7 +895,7 @@ def measure_serving(effort, inputs):
     measured = {}
     run("make", "--silent", "docker/mlserve/.venv/installed")
     with contextlib.ExitStack() as stack:
-        targets = serving_targets(stack, inputs)
+        targets = serving_targets(effort, stack, inputs)
         for (name, setting), target in targets.items():
             if isinstance(target, Server) and target.classes(test) != expected:
                 raise utils.StepError(f"{name}, {setting}: the answers differ from those of the model.")
@@ -998,7 +1023,7 @@ def measure_extractor(effort, folder):
 
         extract_all()  # what is imported late
         calls[cells] = extract_all
-    seconds, _ = take_turns(calls, 2 * effort.repeats)
+    seconds, _ = take_turns(calls, 2 * effort.step_repeats)
     return [
         Table(
             "extractor",

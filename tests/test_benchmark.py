@@ -18,10 +18,10 @@ ROWS = {
     "tracking": 6,
     "workers": 4,
     "steps": 7,
-    "imports": 8,
+    "imports": 9,
     "log_model": 2,
     "serving": 32,
-    "serving_settings": 16,
+    "serving_settings": 2,  # those that need no server of their own
     "serving_parts": 7,
     "extractor": 2,
 }
@@ -96,3 +96,23 @@ def test_results_md_shows_the_same(benchmark):
 def test_nothing_of_the_user_is_touched(benchmark):
     made, _, _ = benchmark
     assert made == set()
+
+
+def test_steps_on_more_rows(tmp_path, empty_project):
+    """More rows than go into one request: each step works, and is in the results."""
+    empty_project.run("git", "init", "--quiet")  # git tells which files belong to the project
+    command = ["-m", "benchmarks.rows", "--sizes", str(4 * config.BATCH_ROWS), "--out", str(tmp_path / "results")]
+    result = empty_project.run(sys.executable, *command)
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = json.loads((tmp_path / "results" / "rows.json").read_text())
+    committed = json.loads((ROOT / "benchmarks" / "rows.json").read_text())
+    assert list(results) == list(committed)
+    assert [cost["step"] for cost in results["costs"]] == list(
+        dict.fromkeys(cost["step"] for cost in committed["costs"])
+    )
+    assert {cost["rows"] for cost in results["costs"]} == {4 * config.BATCH_ROWS}
+    for cost in results["costs"]:
+        assert cost["seconds"] > 0
+        assert cost["peak_mib"] > 100  # no process with pandas is smaller: it was looked at, with its children
+    steps = [step for step in config.RUN_NAMES if step != "pipeline"]
+    assert [cost["step"] for cost in results["costs"]][: len(steps)] == steps
