@@ -1275,9 +1275,10 @@ one_row[["target", "p50_ms", "p99_ms", "requests_per_second", "ratio.median"]].r
 # %%
 growth = json.loads(Path("benchmarks/rows.json").read_text())
 print(f"{growth['processor']}, {growth['cores']} cores, {growth['memory_gib']} GiB, measured on {growth['date']}")
-costs = pd.DataFrame(growth["costs"]).pivot(index="step", columns="rows", values=["seconds", "peak_mib"])
-costs.columns = [f"{rows:,} rows: {unit.replace('peak_mib', 'MiB')}" for unit, rows in costs.columns]
-costs.round(1)
+costs = pd.DataFrame(growth["costs"])
+table = costs.pivot(index="step", columns="rows", values=["seconds", "peak_mib"]).reindex(costs.step.unique())
+table.columns = [f"{rows:,} rows: {'MiB' if unit == 'peak_mib' else unit}" for unit, rows in table.columns]
+table.round().astype(int)
 
 # %% [markdown]
 # Memory grows with the data and not faster: a million rows fit into the memory of a laptop. Where a part of the rows
