@@ -73,12 +73,11 @@ shared = SharedStudy(data_run, suggest, storage, study_name)
 study = shared.study
 
 with shared.start_run(n_trials, log_system_metrics=True) as run:
-    utils.insist(mlflow.set_tag, "data_run_id", data_run.info.run_id)
-    utils.log_dataset(train, data_run, "train", context="tuning")
     shared.optimize(objective, n_trials, workers, dask_scheduler)
 
-    utils.insist(mlflow.log_params, shared.best_trial().params)
-    utils.insist(mlflow.log_metric, "accuracy", shared.best_trial().value)
+    utils.log_dataset(train, data_run, "train", context="tuning")
+    mlflow.log_params(shared.best_trial().params)
+    mlflow.log_metric("accuracy", shared.best_trial().value)
     history_plot = plot_optimization_history(study).figure
     mlflow.log_figure(history_plot, "plots/optimization_history.png")
     if len({trial.value for trial in study.trials}) > 1:  # without a difference nothing can be important

@@ -194,7 +194,7 @@ class SharedStudy:
         with contextlib.ExitStack() as self.until_finished:
             if run_id is None:
                 with utils.start_step("hyperparameters_tuning", **options) as run:
-                    mlflow.set_tag("study", self.name)
+                    mlflow.set_tags({"study": self.name, "data_run_id": self.data_run.info.run_id})
                     with self.errors_in_one_line():
                         note.set_user_attr("run_id", run.info.run_id)
                     yield run

@@ -321,10 +321,9 @@ def search(effort, folder, data_run, train, uri=None, objective=None):
         script = floors.before_the_run("hyperparameters_tuning", options, **given)
         shared, own = script["shared"], script["objective"]
         with shared.start_run(effort.trials, log_system_metrics=True):
-            mlflow.set_tag("data_run_id", data_run.info.run_id)
-            utils.log_dataset(train, data_run, "train", context="tuning")
             make = (lambda trial: objective(trial, script)) if objective else own
             shared.optimize(make, effort.trials)
+            utils.log_dataset(train, data_run, "train", context="tuning")
             mlflow.log_params(shared.best_trial().params)
             mlflow.log_metric("accuracy", shared.best_trial().value)
         study = shared.study
