@@ -302,22 +302,22 @@ def objective(trial):
 
 # %% tags=["hyperparameters_tuning"]
 mlflow.set_system_metrics_sampling_interval(1)
-shared = SharedStudy(data_run, suggest, storage, study_name)
-study = shared.study
+search = SharedStudy(data_run, suggest, storage, study_name)
+study = search.study
 
-with shared.start_run(n_trials, log_system_metrics=True) as run:
-    shared.optimize(objective, n_trials, workers, dask_scheduler)
+with search.start_run(n_trials, log_system_metrics=True) as run:
+    search.optimize(objective, n_trials, workers, dask_scheduler)
 
     utils.log_dataset(train, data_run, "train", context="tuning")
-    mlflow.log_params(shared.best_trial().params)
-    mlflow.log_metric("accuracy", shared.best_trial().value)
+    mlflow.log_params(search.best_trial().params)
+    mlflow.log_metric("accuracy", search.best_trial().value)
     history_plot = plot_optimization_history(study).figure
     mlflow.log_figure(history_plot, "plots/optimization_history.png")
     if len({trial.value for trial in study.trials}) > 1:  # without a difference nothing can be important
         importance_plot = plot_param_importances(study).figure
         mlflow.log_figure(importance_plot, "plots/param_importances.png")
 
-best = shared.best_trial()
+best = search.best_trial()
 chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
 config.logger.info(f"best of {n_trials} trials: accuracy {best.value:.4f} with {chosen}")
 
@@ -1408,7 +1408,7 @@ mlflow.set_tracking_uri(store)
 mlflow.run(
     ".",
     "hyperparameters-tuning",
-    parameters={"n-trials": 20, "workers": 2, "data-run-id": shared.data_run.info.run_id},
+    parameters={"n-trials": 20, "workers": 2, "data-run-id": search.data_run.info.run_id},
     experiment_name=config.EXPERIMENT,
     env_manager="local",
 ).get_status()

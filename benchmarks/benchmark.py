@@ -313,13 +313,13 @@ def search(effort, folder, data_run, train, uri=None, objective=None):
     given = {"data_run": data_run, "train": train}
     if uri is None:
         study = floors.plain_study()
-        script = floors.before_the_run("hyperparameters_tuning", shared=None, study=study, **given)
+        script = floors.before_the_run("hyperparameters_tuning", search=None, study=study, **given)
         study.optimize(lambda trial: floors.cross_validate(trial, script), effort.trials)
     else:
         mlflow.set_tracking_uri(uri)
         options = ["--storage", str(folder / "optuna.journal"), "--study-name", str(uuid.uuid4())]
         script = floors.before_the_run("hyperparameters_tuning", options, **given)
-        shared, own = script["shared"], script["objective"]
+        shared, own = script["search"], script["objective"]
         with shared.start_run(effort.trials, log_system_metrics=True):
             make = (lambda trial: objective(trial, script)) if objective else own
             shared.optimize(make, effort.trials)
@@ -341,7 +341,7 @@ def search_in_memory(effort, data_run, train, uri):
     """
     mlflow.set_tracking_uri(uri)
     study = floors.plain_study()
-    given = {"data_run": data_run, "train": train, "shared": None, "study": study}
+    given = {"data_run": data_run, "train": train, "search": None, "study": study}
     script = floors.before_the_run("hyperparameters_tuning", **given)
     with utils.start_step("hyperparameters_tuning", log_system_metrics=True):
         mlflow.set_tag("data_run_id", data_run.info.run_id)

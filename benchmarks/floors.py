@@ -123,7 +123,7 @@ def hyperparameters_tuning(folder, options):
 
     train = pd.read_csv(folder / "train.csv")
     study = plain_study()
-    script = before_the_run("hyperparameters_tuning", options, data_run=None, train=train, shared=None, study=study)
+    script = before_the_run("hyperparameters_tuning", options, data_run=None, train=train, search=None, study=study)
     study.optimize(lambda trial: cross_validate(trial, script), script["n_trials"])
     script["plot_optimization_history"](study).figure.savefig(folder / "optimization_history.png")
     if len({trial.value for trial in study.trials}) > 1:

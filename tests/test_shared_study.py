@@ -92,7 +92,7 @@ def finish(*workers):
 def study(project, name=None):
     """The project's study, or its only one that holds trials."""
     storage = shared_study.open_storage(project.storage)
-    names = [found for found in optuna.get_all_study_names(storage) if "run of" not in found]
+    names = [found for found in optuna.get_all_study_names(storage) if ", " not in found]
     if name is None:
         (name,) = names
     return optuna.load_study(storage=storage, study_name=name)
