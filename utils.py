@@ -1,6 +1,7 @@
 """What several steps share: starting a step's run, finding earlier runs, reading and logging data."""
 
 import codecs
+import atexit
 import contextlib
 import csv
 import ctypes
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import urllib.parse
 import warnings
 import zlib
@@ -152,9 +154,13 @@ def open_run(**options):
             yield run
             if repeats:
                 raise KeyboardInterrupt
+            with signals_held():
+                mlflow.end_run()
         except BaseException as error:
             # a library may swallow it, or make an error of its own of it
             interrupted = isinstance(error, KeyboardInterrupt) or bool(repeats)
+            # what was interrupted may hold a transaction open, and so keep the end of the run out of the database
+            traceback.clear_frames(error.__traceback__)
             # a failing end would hide the first error, which is the one that matters
             with signals_ignored(), contextlib.suppress(MlflowException):
                 for child in psutil.Process().children() if interrupted else []:
@@ -163,8 +169,6 @@ def open_run(**options):
             if interrupted and not isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
-        with signals_held():
-            mlflow.end_run()
 
 
 def start_step(step, **options):
@@ -312,6 +316,8 @@ def say_in_one_line(kind, error, trace):
 
 
 sys.excepthook = say_in_one_line
+# Of a run that is still open when Python ends, MLflow would say that it is finished.
+atexit.register(mlflow.end_run, "FAILED")
 # An interrupt that comes in a callback, of a garbage collection for instance, is lost there; it comes again.
 sys.unraisablehook = lambda lost: lost.exc_type is KeyboardInterrupt or sys.__unraisablehook__(lost)
 
