@@ -1,7 +1,7 @@
 """What several steps share: starting a step's run, finding earlier runs, reading and logging data."""
 
-import codecs
 import atexit
+import codecs
 import contextlib
 import csv
 import ctypes
@@ -160,7 +160,8 @@ def open_run(**options):
             # a library may swallow it, or make an error of its own of it
             interrupted = isinstance(error, KeyboardInterrupt) or bool(repeats)
             # what was interrupted may hold a transaction open, and so keep the end of the run out of the database
-            traceback.clear_frames(error.__traceback__)
+            if interrupted:
+                traceback.clear_frames(error.__traceback__)
             # a failing end would hide the first error, which is the one that matters
             with signals_ignored(), contextlib.suppress(MlflowException):
                 for child in psutil.Process().children() if interrupted else []:
