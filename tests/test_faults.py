@@ -317,6 +317,33 @@ with utils.signals(utils.interrupt):
 
 
 @pytest.mark.slow
+def test_interrupt_in_a_transaction(tmp_path):
+    """It leaves the database locked, by ourselves, until what was interrupted is forgotten."""
+    script = tmp_path / "transaction.py"
+    script.write_text(f"""
+import os, signal, sqlite3, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+import mlflow
+import utils
+
+mlflow.set_tracking_uri("sqlite:///{tmp_path}/mlflow.db")
+
+def write():
+    connection = sqlite3.connect("{tmp_path}/mlflow.db")
+    connection.execute("BEGIN IMMEDIATE")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+with utils.open_run():
+    write()
+""")
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert "Interrupted" in said_in_one_line(result)
+    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["0"])
+    assert [run.info.status for run in runs] == ["KILLED"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 def test_interrupted_pipeline(project, number):
     """Ctrl-C reaches `mlflow run`, the pipeline and its step at once, SIGTERM the pipeline alone: none goes on."""
