@@ -1,4 +1,7 @@
-"""The two images, built and used as a user would: the pipeline runs in one, the other serves its model."""
+"""The two images, built and used as a user would: the pipeline runs in one, the other serves its model.
+
+And the first of them as a tracking server with workers.
+"""
 
 import os
 import re
@@ -18,6 +21,8 @@ import utils
 
 # The folder of each image, with the name of its service in docker-compose.yml.
 IMAGES = {"mlproject_docker": "mlproject", "docker/mlserve": "mlserver"}
+TRACKING = "docker/tracking"  # uses the first image
+PASSWORD = "p:w@d/%1"  # must not end up in an address, where it would need quoting
 # The files in the project must belong to the user who starts the containers; for root we take somebody else.
 USER = (os.getuid(), os.getgid()) if os.getuid() else (1234, 1234)
 
@@ -55,19 +60,20 @@ class Containers(Project):
         super().__init__(folder)
         self.port, self.metrics_port = utils.free_port(), utils.free_port()
 
-    def compose(self, folder, *words):
-        """Run Compose with the file of one image's folder."""
+    def compose(self, folder, *words, **variables):
+        """Run Compose with the file of one folder."""
         if USER[0] != os.getuid():
             for path in [self.folder, *self.folder.rglob("*")]:
                 os.chown(path, *USER)
         return self.run(
             *COMPOSE, "--project-name", self.name(folder), "--file", f"{folder}/docker-compose.yml", *words,
             PWD=str(self.folder), HOST_USER=f"{USER[0]}:{USER[1]}",
-            MLSERVE_PORT=str(self.port), MLSERVE_METRICS_PORT=str(self.metrics_port),
+            MLSERVE_PORT=str(self.port), MLSERVE_METRICS_PORT=str(self.metrics_port), TRACKING_PORT=str(self.port),
+            **variables,
         )  # fmt: skip
 
     def name(self, folder):
-        return f"test{os.getpid()}{IMAGES[folder]}"
+        return f"test{os.getpid()}{IMAGES.get(folder, 'tracking')}"
 
     def image(self, folder):
         """Tell the image's name: it joins two names, older versions of Compose with `_`, newer ones with `-`."""
@@ -79,8 +85,8 @@ class Containers(Project):
             ","
         )
 
-    def container(self, folder):
-        return self.compose(folder, "ps", "--quiet").stdout.strip()
+    def container(self, folder, *service):
+        return self.compose(folder, "ps", "--quiet", *service, POSTGRES_PASSWORD=PASSWORD).stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +142,14 @@ def server(pipeline, champion):
         pipeline.compose("docker/mlserve", "down")
 
 
-@pytest.mark.parametrize("folder", IMAGES)
+@pytest.mark.parametrize("folder", [*IMAGES, TRACKING])
 def test_files_are_plain(folder):
     compose = yaml.safe_load((ROOT / folder / "docker-compose.yml").read_text())
-    assert set(compose) == {"services"}  # what both the old and the new Compose take
+    assert set(compose) <= {"services", "volumes", "x-step"}  # what both the old and the new Compose take
     for service in compose["services"].values():
         assert all(re.fullmatch(r"127\.0\.0\.1:\$\{\w+:-\d+\}:\d+", port) for port in service.get("ports", []))
+    if folder not in IMAGES:
+        return
     dockerfile = (ROOT / folder / "Dockerfile").read_text()
     assert re.findall(r"^FROM (.*)", dockerfile, re.MULTILINE) == ["python:3.11-slim"]
     assert "--mount" not in dockerfile and "# syntax" not in dockerfile
@@ -285,3 +293,100 @@ class TestServer:
         assert ask("docker", "inspect", "--format", "{{.State.Status}}", container)[1] == "exited"
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{server.url}/v2/health/ready", timeout=5)
+
+
+@pytest.fixture(scope="module")
+def tracking(containers, tmp_path_factory):
+    """The tracking server with its database; two workers have made four trials, and a model was trained."""
+    project = Containers(tmp_path_factory.mktemp("tracking"))
+    project.url = f"http://127.0.0.1:{project.port}"
+
+    def compose(*words, **variables):
+        result = project.compose(TRACKING, *words, POSTGRES_PASSWORD=PASSWORD, **variables)
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        return result.stdout.split()
+
+    project.up = compose
+    try:
+        compose("up", "--detach", "--build")
+        project.workers_without_scale = compose("ps", "--quiet", "tuning-worker")
+        compose("up", "--detach", "--scale", "tuning-worker=2", N_TRIALS="4")
+        project.workers = compose("ps", "--all", "--quiet", "tuning-worker")
+        project.codes = ask("docker", "wait", *project.workers)[1].split()
+        for step in ["model-training", "data-evaluation"]:
+            compose("run", "--rm", "tuning-worker", step)
+        mlflow.set_tracking_uri(project.url)
+        yield project
+    finally:
+        mlflow.set_tracking_uri(None)
+        compose("down", "--rmi", "local", "--volumes", "--remove-orphans")
+
+
+class TestTracking:
+    pytestmark = needs_docker
+
+    def test_without_a_password(self, containers):
+        result = containers.compose(TRACKING, "up", "--detach")
+        assert result.returncode != 0
+        assert "choose a password for the database" in result.stderr
+
+    def test_workers_make_exactly_the_trials_of_one_study(self, tracking):
+        assert tracking.workers_without_scale == []
+        assert (len(tracking.workers), tracking.codes) == (2, ["0", "0"])
+        (search,) = mlflow.search_runs(["0"], "tags.step = 'hyperparameters_tuning'", output_format="list")
+        trials = mlflow.search_runs(["0"], f"tags.mlflow.parentRunId = '{search.info.run_id}'", output_format="list")
+        assert [run.info.status for run in [search, *trials]] == ["FINISHED"] * 5
+        query = "SELECT state, count(*) FROM trials GROUP BY state"
+        psql = ["psql", "--username=mlflow", "--dbname=optuna", "--tuples-only", "--no-align", f"--command={query}"]
+        assert ask("docker", "exec", tracking.container(TRACKING, "postgres"), *psql) == (0, "COMPLETE|4")
+        best = max(trial.data.metrics["accuracy"] for trial in trials)
+        assert search.data.metrics["accuracy"] == best
+        (training,) = mlflow.search_runs(["0"], "tags.step = 'model_training'", output_format="list")
+        assert training.data.tags["tuning_run_id"] == search.info.run_id
+
+    def test_champion_loads_here(self, tracking):
+        rows, answers = self.ask_champion()
+        assert len(answers) == len(rows) > 100
+        assert set(np.unique(answers)) == {0, 1}
+
+    def ask_champion(self):
+        model = mlflow.pyfunc.load_model(config.CHAMPION_URI)
+        data_run_id = mlflow.get_run(model.metadata.run_id).data.tags["data_run_id"]
+        rows = utils.load_split(mlflow.get_run(data_run_id), "test").drop(columns=config.TARGET)
+        return rows, model.predict(rows)
+
+    def test_the_password_is_not_written_down(self, tracking):
+        for run in mlflow.search_runs(["0"], output_format="list"):
+            assert PASSWORD not in str(run.to_dictionary())
+        logs = tracking.compose(TRACKING, "logs", POSTGRES_PASSWORD=PASSWORD)
+        assert PASSWORD not in logs.stdout + logs.stderr
+        server = tracking.container(TRACKING, "tracking-server")
+        assert PASSWORD not in ask("docker", "top", server)[1]
+
+    def test_only_this_machine_reaches_it_and_it_is_not_root(self, tracking):
+        published = {}
+        for service in ["tracking-server", "postgres"]:
+            container = tracking.container(TRACKING, service)
+            ports = yaml.safe_load(
+                ask("docker", "inspect", "--format", "{{json .NetworkSettings.Ports}}", container)[1]
+            )
+            published[service] = [(at["HostIp"], int(at["HostPort"])) for port in ports for at in ports[port] or []]
+        assert published == {"tracking-server": [("127.0.0.1", tracking.port)], "postgres": []}
+        container = tracking.container(TRACKING, "tracking-server")
+        assert ask("docker", "exec", container, "id", "-u") == (0, "1000")
+
+    def test_a_foreign_host_is_refused(self, tracking):
+        address = f"{tracking.url}/api/2.0/mlflow/experiments/search"
+        answers = {
+            host: requests.post(address, json={"max_results": 1}, headers={"Host": host}, timeout=10).status_code
+            for host in [f"127.0.0.1:{tracking.port}", "tracking-server:5000", "attacker.example", "tracking-server"]
+        }
+        assert list(answers.values()) == [200, 200, 403, 403], answers
+
+    def test_what_is_stored_outlives_the_containers(self, tracking):
+        before = self.ask_champion()
+        tracking.up("down")
+        tracking.up("up", "--detach")
+        after = self.ask_champion()
+        assert before[0].equals(after[0]) and (before[1] == after[1]).all()
+        assert len(mlflow.search_runs(["0"], "tags.step = 'data_preprocessing'", output_format="list")) == 1
