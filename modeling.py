@@ -614,12 +614,12 @@ if champion_result:
 
 try:
     mlflow.validate_evaluation_results(thresholds, result, champion_result)
+    if utils.champion() != champion:
+        raise ModelValidationFailedException("meanwhile another version has become it. Evaluate again.")
 except ModelValidationFailedException as failure:
     client.set_tag(run.info.run_id, "gate", "failed")
     config.logger.warning(f"Version {version} does not become the champion: {failure}")
 else:
-    if utils.champion() != champion:
-        raise utils.StepError("Meanwhile another version became the champion: run the evaluation again.")
     client.set_tag(run.info.run_id, "gate", "passed")
     client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
     config.logger.info(f"Version {version} of {config.CLASSIFIER_MODEL} is the champion.")

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import ctypes
 import functools
+import gc
 import gzip
 import hashlib
 import io
@@ -162,6 +163,7 @@ def open_run(**options):
             # what was interrupted may hold a transaction open, and so keep the end of the run out of the database
             if interrupted:
                 traceback.clear_frames(error.__traceback__)
+                gc.collect()
             # a failing end would hide the first error, which is the one that matters
             with signals_ignored(), contextlib.suppress(MlflowException):
                 for child in psutil.Process().children() if interrupted else []:
