@@ -1108,13 +1108,14 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
             An array of shape (n, 2): the probabilities of class 0 and class 1.
 
         Raises:
-            MlflowException: There are no rows, or a value is infinite; a server answers with status 400.
+            MlflowException: There are no rows, or a value is infinite or too large; a server answers with status 400.
         """
         if model_input.empty:
             raise MlflowException.invalid_parameter_value("There are no rows to predict.")
-        infinite = model_input.columns[np.isinf(model_input).any()]
+        # XGBoost computes with numbers of single precision, and takes larger ones for infinite without a word
+        infinite = model_input.columns[(model_input.abs() > np.finfo(np.float32).max).any()]
         if len(infinite):
-            raise MlflowException.invalid_parameter_value(f"Infinite values in: {', '.join(infinite)}")
+            raise MlflowException.invalid_parameter_value(f"Infinite or too large values in: {', '.join(infinite)}")
         start = time.perf_counter()
         probabilities = self.classifier.predict_proba(model_input)
         logger.info("{} row(s) in {:.1f} ms", len(model_input), 1000 * (time.perf_counter() - start))

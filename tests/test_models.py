@@ -1,11 +1,13 @@
 """Flavours, the custom model and the servers: what they answer, refuse and leave behind."""
 
+import collections
 import concurrent.futures
 import json
 import shutil
 import signal
 import subprocess
 import sys
+from random import Random
 
 import mlflow
 import numpy as np
@@ -13,8 +15,10 @@ import pandas as pd
 import psutil
 import pytest
 import requests
+import schemathesis
 import xgboost as xgb
 from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
 
 import config
 import utils
@@ -233,18 +237,125 @@ def test_wrong_request(servers, models, name, model, wrong):
 
 
 @pytest.mark.parametrize("name", ["mlflow", "mlserver"])
-@pytest.mark.parametrize("frame", ["empty", "infinite"])
+@pytest.mark.parametrize("frame", ["empty", "infinite", "too large"])
 def test_custom_model_gives_a_reason(servers, models, name, frame):
     body = utils.as_request(models.head(0) if frame == "empty" else models.head(1))
-    if frame == "infinite":
-        body["dataframe_split"]["data"][0][0] = 1e999
+    if frame != "empty":
+        body["dataframe_split"]["data"][0][0] = 1e999 if frame == "infinite" else -1e39
     text = json.dumps(body)
     headers = {"content-type": "application/json"}
     response = requests.post(f"{servers[name, 'custom']}/invocations", data=text, headers=headers, timeout=60)
     assert response.status_code >= 400
     if name == "mlflow":
         assert response.status_code < 500
-    assert ("no rows" if frame == "empty" else "Infinite values in: mean radius") in response.text
+    assert ("no rows" if frame == "empty" else "Infinite or too large values in: mean radius") in response.text
+
+
+ODD_VALUES = [
+    None, True, 0, -1.5, 1e39, -1e308, float("inf"), float("nan"), 2**70, 10**400, "", "1.5", "big", "\0", "\ud800 é😀",
+    "x" * 10_000, [], [[]], {}, {"a": 1},
+]  # fmt: skip
+ODD_NAMES = ["", "columns", "data", "index", "inputs", "instances", "dataframe_records", "params"]
+
+
+def damaged(value, random):
+    """A copy of a JSON value in which one random place is wrong, sooner one of the outer ones."""
+    if value and isinstance(value, (dict, list)) and random.random() < 0.7:
+        key = random.choice(list(value)) if isinstance(value, dict) else random.randrange(len(value))
+        changed = value.copy()
+        changed[key] = damaged(value[key], random)
+        return changed
+    if isinstance(value, dict):
+        names = list(value)
+        renamed = random.choice(names) if names else ""
+        return random.choice(
+            [
+                random.choice(ODD_VALUES),
+                {name: part for name, part in value.items() if name != renamed},
+                {random.choice(ODD_NAMES) if name == renamed else name: part for name, part in value.items()},
+                {**value, random.choice(ODD_NAMES): random.choice(ODD_VALUES)},
+            ]
+        )
+    if isinstance(value, list):
+        odd = random.choice(ODD_VALUES)
+        return random.choice([odd, value[:-1], [*value, odd], value + value, [odd] * len(value), [value]])
+    return random.choice([*ODD_VALUES, [value]])
+
+
+def true_requests(frame):
+    """The forms in which rows can be sent to /invocations, and that of the V2 protocol."""
+    records = frame.to_dict("records")
+    bodies = [utils.as_request(frame), {"dataframe_records": records}, {"instances": records}]
+    return [*bodies, {"inputs": frame.to_dict("list")}], v2_request(frame)
+
+
+def fault_of_mlflow(body):
+    """MLflow itself fails where the name of a column is a list or an object, before it asks any model."""
+    split = body.get("dataframe_split") if isinstance(body, dict) else None
+    names = split.get("columns") if isinstance(split, dict) else None
+    return isinstance(names, list) and any(isinstance(name, (dict, list)) for name in names)
+
+
+def memory():
+    """What all servers use, in MiB."""
+    return sum(process.memory_info().rss for process in psutil.Process().children(recursive=True)) / 2**20
+
+
+@pytest.mark.parametrize("model", ["classifier", "custom"])
+@pytest.mark.parametrize("name", ["mlflow", "mlserver"])
+def test_random_wrong_requests(servers, models, name, model):
+    """No crash, no hang, no growing memory; `mlflow models serve` never blames itself for what the caller did."""
+    random = Random(0)
+    url = servers[name, model]
+    bodies, v2 = true_requests(models.head(2))
+    for body in bodies:
+        assert requests.post(f"{url}/invocations", json=body, timeout=60).status_code == 200
+    started_with = memory()
+    statuses = collections.Counter()
+    for number in range(200):
+        path, body = "/invocations", random.choice(bodies)
+        if name == "mlserver" and number % 2:
+            path, body = "/v2/models/cancer-model/infer", v2
+        body = damaged(body, random)
+        headers = {"content-type": "application/json"}
+        answer = requests.post(f"{url}{path}", data=json.dumps(body), headers=headers, timeout=60)
+        assert answer.text.strip()
+        statuses[answer.status_code] += 1
+        if name == "mlflow" and not fault_of_mlflow(body):
+            assert answer.status_code in {200, 400}, body
+    assert statuses[400] > 10
+    assert memory() < started_with + 50
+    assert len(ask(url, models)) == len(models)
+
+
+@pytest.mark.parametrize("model", ["classifier", "custom"])
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [("mlflow", "/openapi.json"), ("mlserver", "/v2/models/cancer-model/docs/dataplane.json")],
+)
+def test_servers_answer_as_they_describe_themselves(servers, models, name, document, model):
+    """Schemathesis makes requests from the description that the server gives of itself."""
+    url = servers[name, model]
+    description = requests.get(f"{url}{document}", timeout=60).json()
+    if name == "mlserver":  # a tensor's data may hold such data again and again, which Schemathesis cannot make
+        values = {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]}
+        description["components"]["schemas"]["TensorData"] = {"type": "array", "items": values}
+    statuses = collections.Counter()
+    for operation in schemathesis.openapi.from_dict(description).get_all_operations():
+
+        @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @given(case=operation.ok().as_strategy())
+        def call(case):
+            # without a content type MLflow fails: its description says nothing of a body
+            headers = {"content-type": "application/json"} if name == "mlflow" else {}
+            answer = case.call(base_url=url, headers=headers, timeout=60)
+            statuses[answer.status_code] += 1
+            assert answer.status_code < (500 if name == "mlflow" else 600)
+
+        call()
+    assert statuses[200]
+    assert statuses[400 if name == "mlflow" else 422]
+    assert len(ask(url, models)) == len(models)
 
 
 @pytest.mark.parametrize("name", ["mlflow", "mlserver"])
