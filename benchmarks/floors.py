@@ -50,7 +50,7 @@ def before_the_run(step, options=(), **given):
     variables = dict(given)
     arguments, sys.argv = sys.argv, [str(script), *options]
     try:
-        exec(compile(ast.Module(body, type_ignores=[]), script, "exec"), variables)
+        exec(compile(ast.Module(body, type_ignores=[]), script, "exec"), variables)  # nosec B102: our own script
     finally:
         sys.argv = arguments
     return variables

@@ -199,6 +199,9 @@ def test_no_pickle_anywhere(walkthrough):
     files = [path for path in (walkthrough.folder / "mlruns").rglob("*") if path.is_file()]
     assert len(files) > 50
     assert not [path for path in files if path.suffix in {".pkl", ".pickle", ".joblib"}]
+    # nor one under another name: from protocol 2 on a pickle begins with byte 128 and its protocol, and ends with "."
+    contents = [path.read_bytes() for path in files]
+    assert not [data for data in contents if data[:1] == b"\x80" and data[1:2] < b"\x06" and data[-1:] == b"."]
     assert {path.suffix for path in files if path.name.startswith("model.")} == {".ubj"}
 
 
