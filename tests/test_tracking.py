@@ -1,15 +1,18 @@
 """A tracking server: the steps work with it, and what it holds outlives a move of the project's folder."""
 
 import contextlib
+import shutil
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import jupytext
 import mlflow
 import pandas as pd
 import psutil
 import pytest
 import requests
-from conftest import Project
+from conftest import ROOT, Project
 from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 from test_commands import words_of
@@ -141,5 +144,52 @@ def test_equal_writes_at_the_same_moment(tmp_path):
                 assert (run.data.tags["data_run_id"], run.data.params) == ("x", {"max_depth": "3"})
         with pytest.raises(MlflowException, match="already logged"):
             utils.insist(client.log_param, run_id, "max_depth", "4")
+    finally:
+        mlflow.set_tracking_uri(None)
+
+
+def notebook_function(name):
+    """A function of the notebook, with what stands in its cell."""
+    cells = jupytext.read(ROOT / "modeling.py").cells
+    (source,) = [cell.source for cell in cells if f"def {name}(" in cell.source]
+    namespace = {"sqlite3": sqlite3}
+    exec(source[: source.index("\n\n\n", source.index(f"def {name}("))], namespace)  # without the calls below it
+    return namespace[name]
+
+
+def test_moved_local_store(trained, tmp_path):
+    """What the notebook says of a local store: a move breaks it; a link, or new addresses, mend it; a server takes it."""
+    change_addresses = notebook_function("change_addresses")
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    shutil.copy(trained.folder / "mlflow.db", old)
+    shutil.copytree(trained.folder / "mlruns", old / "mlruns")
+    change_addresses(old / "mlflow.db", trained.folder, old)  # the original stays where it is for the other tests
+    try:
+        mlflow.set_tracking_uri(f"sqlite:///{old}/mlflow.db")
+        mlflow.MlflowClient().set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, "1")
+        rows, answers = ask_champion()
+
+        old.rename(new)
+        mlflow.set_tracking_uri(f"sqlite:///{new}/mlflow.db")
+        with pytest.raises(MlflowException, match="No such artifact"):
+            ask_champion()
+
+        old.symlink_to(new)
+        assert (ask_champion()[1] == answers).all()
+        old.unlink()
+
+        change_addresses(new / "mlflow.db", old, new)
+        assert (ask_champion()[1] == answers).all()
+        store = {"MLFLOW_TRACKING_URI": f"sqlite:///{new}/mlflow.db", "MLFLOW_EXPERIMENT_ID": "0"}  # where `trained` is
+        step = trained.run("python", "data_evaluation.py", **store)
+        assert step.returncode == 0, step.stderr
+
+        project = Project(tmp_path)
+        new.rename(tmp_path / "tracking")
+        change_addresses(tmp_path / "tracking" / "mlflow.db", new / "mlruns", "mlflow-artifacts:")
+        with tracking_server(project):
+            taken_rows, taken_answers = ask_champion()
+            assert taken_rows.equals(rows) and (taken_answers == answers).all()
     finally:
         mlflow.set_tracking_uri(None)
