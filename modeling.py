@@ -1424,7 +1424,7 @@ def change_addresses(database, old, new):
 
 
 change_addresses(new / "mlflow.db", old, new)
-mlflow.xgboost.load_model("models:/MovingModel/1").predict(test.head())
+mlflow.xgboost.load_model("models:/MovingModel/1").predict(example)
 
 # %% [markdown]
 # ### A tracking server
@@ -1467,8 +1467,8 @@ with tracking_server(new):
 
 with tracking_server(move(new, "newer")):
     for version in [1, 2]:
-        answers = mlflow.xgboost.load_model(f"models:/MovingModel/{version}").predict(test)
-        print(f"version {version}: same answers", (answers == classifier.predict(test)).all())
+        answers = mlflow.xgboost.load_model(f"models:/MovingModel/{version}").predict(features)
+        print(f"version {version}: same answers", (answers == classifier.predict(features)).all())
 
 mlflow.set_tracking_uri(store)
 
