@@ -1391,7 +1391,7 @@ def log_model(experiment_id):
 old = Path(tempfile.mkdtemp(), "old")
 old.mkdir()
 mlflow.set_tracking_uri(f"sqlite:///{(old / 'mlflow.db').as_posix()}")
-moving_id = mlflow.create_experiment("Moving", artifact_location=str(old / "mlruns"))
+moving_id = mlflow.create_experiment("Moving", artifact_location=str(old / "mlruns" / "1"))
 log_model(moving_id)
 
 new = move(old, "new")
