@@ -83,6 +83,8 @@ class SharedStudy:
         """
         self.data_run = data_run
         self.address = address or default_storage()
+        if "://" not in self.address:
+            self.address = str(Path(self.address).absolute())
         self.name = name or f"tuning-{data_run.info.run_id}"
         self.joined = None
         with self.errors_in_one_line():
@@ -231,37 +233,39 @@ class SharedStudy:
         if own_run_id:
             client.update_run(own_run_id, name="Tuning_Worker")
             client.set_tag(own_run_id, "tuning_run_id", run_id)
+        finished = started.info.status == "FINISHED"
+        if not finished and utils.is_dead(started.data.tags.get("process")):
+            client.set_tag(run_id, "process", utils.this_process())  # the run goes on as ours
         mlflow.set_experiment(experiment_id=started.info.experiment_id)
         with utils.open_run(run_id=run_id) as run:
-            if started.info.status == "FINISHED":  # and stays so: a training may be looking for it at this moment
+            if finished:  # and stays so: a training may be looking for it at this moment
                 client.update_run(run_id, status="FINISHED")
             yield run
 
-    def wait_for_results(self, run, n_trials):
+    def wait_for_results(self, run_id, n_trials):
         """Leave it to one process to write the results into the run that several have joined.
 
         Args:
-            run: The `mlflow.entities.Run`.
+            run_id: The run's ID.
             n_trials: As for `optimize`.
 
         Raises:
             AlreadyFinished: Another process has done it; else this one has to.
         """
-
-        def status():
-            return mlflow.get_run(run.info.run_id).info.status
-
-        writer = run.data.tags.get("process")
-        for _ in range(2):  # for the process that started the run, then for one that has taken its place
-            deadline = time.monotonic() + config.RESULTS_AFTER_SECONDS
-            while status() == "RUNNING" and not utils.is_dead(writer) and time.monotonic() < deadline:
-                time.sleep(0.5)
-            if status() == "FINISHED":
+        deadline = time.monotonic() + config.RESULTS_AFTER_SECONDS
+        while True:
+            run = mlflow.get_run(run_id)
+            writer = run.data.tags.get("process")
+            if run.info.status == "FINISHED":
                 raise AlreadyFinished
-            ours, _ = self.claim(f"results of {n_trials} trials")
-            if ours:
+            if writer == utils.this_process():
                 return
-            writer = None
+            too_late = time.monotonic() > deadline
+            if too_late or run.info.status != "RUNNING" or utils.is_dead(writer):
+                ours, _ = self.claim(f"results of {n_trials} trials")
+                if ours or too_late:
+                    return
+            time.sleep(0.5)
 
     def optimize(self, objective, n_trials, workers=1, dask_scheduler=None):
         """Make trials, beside any other workers, until the study has as many finished ones as it should.
@@ -294,7 +298,7 @@ class SharedStudy:
             self.until_finished.enter_context(on_this_machine(workers - 1, words))
             self.make_trials(objective, n_trials)
         if self.joined:
-            self.wait_for_results(self.joined, n_trials)
+            self.wait_for_results(self.joined.info.run_id, n_trials)
 
     def make_trials(self, objective, n_trials, while_waiting=lambda: None):
         """Make trials in this process until the study has as many finished ones as it should.
