@@ -1264,102 +1264,6 @@ one_row = serving[(serving.rows == 1) & (serving.clients == 1)]
 one_row[["target", "p50_ms", "p99_ms", "requests_per_second", "ratio.median"]].round(2)
 
 # %% [markdown]
-# ## When the data grow
-#
-# All steps keep their data in memory. How far does that go? `make benchmark-rows` runs them on 569 rows, on 100
-# thousand and on a million of the same columns: drawn from the real ones, with noise. Each step is a process; what it
-# costs are its seconds and the most memory that it held. (*XGBoost alone* is the training of 100 rounds without MLflow,
-# once in one process and once on a Dask cluster, of which more below. The search makes 2 trials.)
-
-# %%
-growth = json.loads(Path("benchmarks/rows.json").read_text())
-print(f"{growth['processor']}, {growth['cores']} cores, {growth['memory_gib']} GiB, measured on {growth['date']}")
-costs = pd.DataFrame(growth["costs"])
-table = costs.pivot(index="step", columns="rows", values=["seconds", "peak_mib"]).reindex(costs.step.unique())
-table.columns = [f"{rows:,} rows: {'MiB' if unit == 'peak_mib' else unit}" for unit, rows in table.columns]
-table.round().astype(int)
-
-# %% [markdown]
-# Memory grows with the data and not faster: a million rows fit into the memory of a laptop. Where a part of the rows
-# is enough, the steps take a part: SHAP explains at most 2,000 rows, the flavours are compared on at most 1,000, and a
-# server gets its rows in requests of 1,000. Time goes where all rows must pass: through text when the CSV files are
-# written, and through XGBoost for each fold of each trial. With a million rows, search on a sample of them or let many
-# workers share the trials.
-#
-# When the rows no longer fit into one machine, XGBoost trains on a cluster: each worker holds a part of the rows, and
-# before each split of each tree the workers add up what they found. Dask and Spark can both run this. It pays when one
-# machine has too little memory or too few cores, and only then. On one machine, as in the last two lines of the table,
-# the workers share the same cores and the same memory, and each of them brings its own copy of the libraries.
-#
-# This is how it is done with Dask, on a cluster of two processes. `read_csv` of Dask reads nothing yet: each worker
-# reads its own part of the file when the training needs it. On a real cluster the address of the scheduler takes the
-# place of `LocalCluster`, and the file lies where all workers can reach it.
-
-# %%
-import logging
-
-import dask.dataframe as dd
-import xgboost.dask
-from distributed import Client, LocalCluster
-
-data_run = utils.latest_run("data_preprocessing")
-path = mlflow.artifacts.download_artifacts(run_id=data_run.info.run_id, artifact_path="datasets/train.csv")
-train, test = utils.load_split(data_run, "train"), utils.load_split(data_run, "test")
-features, example = train.drop(columns=config.TARGET), train.drop(columns=config.TARGET).head(3)
-dask_params, rounds = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.1}, 100
-
-local_cluster = LocalCluster(
-    n_workers=2,
-    threads_per_worker=1,
-    host="127.0.0.1",
-    dashboard_address="127.0.0.1:0",  # any free port
-    silence_logs=logging.ERROR,
-)
-with local_cluster, Client(local_cluster) as dask_client, xgb.config_context(verbosity=0):
-    parts = dd.read_csv(path, blocksize=Path(path).stat().st_size // 2)
-    dask_train = xgboost.dask.DaskDMatrix(dask_client, parts.drop(columns=config.TARGET), parts[config.TARGET])
-    dask_booster = xgboost.dask.train(dask_client, dask_params, dask_train, rounds)["booster"]
-    print(parts.npartitions, "parts on", len(local_cluster.workers), "workers")
-
-# %% [markdown]
-# What comes out is an ordinary `Booster`: it needs no Dask to predict. It is logged and registered like the others.
-
-# %%
-with mlflow.start_run(run_name="Training_With_Dask"):
-    mlflow.set_tag("data_run_id", data_run.info.run_id)
-    mlflow.log_params({**dask_params, "num_boost_round": rounds})
-    utils.log_dataset(train, data_run, "train", context="training")
-    dask_info = mlflow.xgboost.log_model(
-        dask_booster,
-        name="booster",
-        registered_model_name=config.DASK_MODEL,
-        signature=infer_signature(example, dask_booster.predict(xgb.DMatrix(example))),
-        input_example=example,
-        pip_requirements=utils.pinned("mlflow", "xgboost", "scikit-learn", "pandas"),
-    )
-
-# %% [markdown]
-# Its answers beside those of a Booster trained on the same rows in this process, and of the registered models, which
-# had other parameters and stopped early:
-
-# %%
-alone = xgb.train(dask_params, xgb.DMatrix(features, label=train[config.TARGET]), rounds)
-test_features = test.drop(columns=config.TARGET)
-answers = pd.DataFrame(
-    {
-        "Dask": mlflow.pyfunc.load_model(dask_info.model_uri).predict(test_features),
-        "one process": alone.predict(xgb.DMatrix(test_features)),
-        config.BOOSTER_MODEL: booster_pyfunc.predict(test_features),
-    }
-)
-pd.DataFrame(
-    {
-        "accuracy": (answers > 0.5).eq(test[config.TARGET], axis="index").mean(),
-        "largest difference from Dask": answers.sub(answers["Dask"], axis="index").abs().max(),
-    }
-)
-
-# %% [markdown]
 # ## Sharing the work
 #
 # The store in this folder serves one person, as long as the folder stays where it is: MLflow notes the place of each
@@ -1545,3 +1449,126 @@ print("all different:", study.trials_dataframe().filter(like="params_").drop_dup
 
 # %%
 tables["workers"][["storage", "workers", "seconds.median", "ratio.median"]].round(2)
+
+# %% [markdown]
+# ## When the data grow
+#
+# All steps keep their data in memory. How far does that go? `make benchmark-rows` runs them on 569 rows, on 100
+# thousand and on a million of the same columns: drawn from the real ones, with noise. Each step is a process; what it
+# costs are its seconds and the most memory that it held. (*XGBoost alone* is the training of 100 rounds without MLflow,
+# once in one process and once on a Dask cluster, of which more below. The search makes 2 trials.)
+
+# %%
+growth = json.loads(Path("benchmarks/rows.json").read_text())
+print(f"{growth['processor']}, {growth['cores']} cores, {growth['memory_gib']} GiB, measured on {growth['date']}")
+costs = pd.DataFrame(growth["costs"])
+table = costs.pivot(index="step", columns="rows", values=["seconds", "peak_mib"]).reindex(costs.step.unique())
+table.columns = [f"{rows:,} rows: {'MiB' if unit == 'peak_mib' else unit}" for unit, rows in table.columns]
+table.round().astype(int)
+
+# %% [markdown]
+# Memory grows with the data and not faster: a million rows fit into the memory of a laptop. Where a part of the rows
+# is enough, the steps take a part: SHAP explains at most 2,000 rows, the flavours are compared on at most 1,000, and a
+# server gets its rows in requests of 1,000. Time goes where all rows must pass: through text when the CSV files are
+# written, and through XGBoost for each fold of each trial. With a million rows, search on a sample of them or let many
+# workers share the trials.
+#
+# When the rows no longer fit into one machine, XGBoost trains on a cluster: each worker holds a part of the rows, and
+# before each split of each tree the workers add up what they found. Dask and Spark can both run this. It pays when one
+# machine has too little memory or too few cores, and only then. On one machine, as in the last two lines of the table,
+# the workers share the same cores and the same memory, and each of them brings its own copy of the libraries.
+#
+# This is how it is done with Dask, on a cluster of two processes. `read_csv` of Dask reads nothing yet: each worker
+# reads its own part of the file when the training needs it. On a real cluster the address of the scheduler takes the
+# place of `LocalCluster`, and the file lies where all workers can reach it.
+
+# %%
+import logging
+
+import dask.dataframe as dd
+import xgboost.dask
+from distributed import Client, LocalCluster
+
+data_run = utils.latest_run("data_preprocessing")
+path = mlflow.artifacts.download_artifacts(run_id=data_run.info.run_id, artifact_path="datasets/train.csv")
+train, test = utils.load_split(data_run, "train"), utils.load_split(data_run, "test")
+features, example = train.drop(columns=config.TARGET), train.drop(columns=config.TARGET).head(3)
+dask_params, rounds = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.1}, 100
+
+local_cluster = LocalCluster(
+    n_workers=2,
+    threads_per_worker=1,
+    host="127.0.0.1",
+    dashboard_address="127.0.0.1:0",  # any free port
+    silence_logs=logging.ERROR,
+)
+with local_cluster, Client(local_cluster) as dask_client, xgb.config_context(verbosity=0):
+    parts = dd.read_csv(path, blocksize=Path(path).stat().st_size // 2)
+    dask_train = xgboost.dask.DaskDMatrix(dask_client, parts.drop(columns=config.TARGET), parts[config.TARGET])
+    dask_booster = xgboost.dask.train(dask_client, dask_params, dask_train, rounds)["booster"]
+    print(parts.npartitions, "parts on", len(local_cluster.workers), "workers")
+
+# %% [markdown]
+# What comes out is an ordinary `Booster`: it needs no Dask to predict. It is logged and registered like the others.
+
+# %%
+with mlflow.start_run(run_name="Training_With_Dask"):
+    mlflow.set_tag("data_run_id", data_run.info.run_id)
+    mlflow.log_params({**dask_params, "num_boost_round": rounds})
+    utils.log_dataset(train, data_run, "train", context="training")
+    dask_info = mlflow.xgboost.log_model(
+        dask_booster,
+        name="booster",
+        registered_model_name=config.DASK_MODEL,
+        signature=infer_signature(example, dask_booster.predict(xgb.DMatrix(example))),
+        input_example=example,
+        pip_requirements=utils.pinned("mlflow", "xgboost", "scikit-learn", "pandas"),
+    )
+
+# %% [markdown]
+# Its answers beside those of a Booster trained on the same rows in this process, and of the registered models, which
+# had other parameters and stopped early:
+
+# %%
+alone = xgb.train(dask_params, xgb.DMatrix(features, label=train[config.TARGET]), rounds)
+test_features = test.drop(columns=config.TARGET)
+answers = pd.DataFrame(
+    {
+        "Dask": mlflow.pyfunc.load_model(dask_info.model_uri).predict(test_features),
+        "one process": alone.predict(xgb.DMatrix(test_features)),
+        config.BOOSTER_MODEL: booster_pyfunc.predict(test_features),
+    }
+)
+pd.DataFrame(
+    {
+        "accuracy": (answers > 0.5).eq(test[config.TARGET], axis="index").mean(),
+        "largest difference from Dask": answers.sub(answers["Dask"], axis="index").abs().max(),
+    }
+)
+
+# %% [markdown]
+# ## What happens when …
+#
+# Each line of this table is a test. Messages are one line, the exit code tells that something failed, and a step that
+# failed leaves no data, model or alias that a later step could take for finished.
+#
+# | What happens | What you see, and what to do |
+# | --- | --- |
+# | A step gets Ctrl-C or SIGTERM | One line. Its run is `KILLED`, its server is stopped. Run it again. |
+# | A step is killed at once (SIGKILL) | Its run stays `RUNNING` until the step's next start, which makes it `KILLED`. |
+# | A search is interrupted | *Interrupted with 4 of 10 trials finished*: the same command goes on. |
+# | One of several workers is killed | Another one repeats its trial; the nested run becomes `KILLED`. |
+# | A search has new data or ranges | It is a study of its own, or refused: give another `--study-name`. |
+# | Two pipelines run in one store | Each trains on its own data and search (`--data-run-id`, `--tuning-run-id`). |
+# | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
+# | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
+# | `mlflow.db` is damaged | One line: put back a copy, or move it away for a new one. |
+# | `mlflow.db` is of another MLflow | One line, with `mlflow db upgrade …` where that helps. |
+# | The experiment was deleted | One line, with `mlflow experiments restore …`. |
+# | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
+# | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also gzipped. |
+# | It has decimal commas, text, infinity | *data.csv: line 2, column `mean radius`: '17,99' is not a number …* |
+# | It has one class only, or lacks a column | Refused with the reason; the champion stays the champion. |
+# | A request has an infinite or huge number | The custom model answers 400 and names the column. |
+# | A cell has a syntax error | *modeling.py: cell 12, line 3: invalid syntax*; no script is written. |
+# | A web page asks the tracking server | 403: the request's `Host` is not this machine. |
