@@ -387,7 +387,7 @@ def test_four_at_once_in_an_empty_folder(empty_project):
 def test_two_pipelines_and_a_preprocessing_at_once(project):
     """Each training has used the data and the tuning of its own pipeline, by their IDs and by their digests."""
     known = {run.info.run_id for run in project.runs(status=None)}
-    sizes = {"0.25": 142, "0.45": 256}
+    sizes = {"0.25": 143, "0.45": 257}
     pipelines = [start(project, "python", "pipeline.py", "--n-trials", "1", "--test-size", size) for size in sizes]
     wait_until(
         lambda: [
