@@ -348,11 +348,11 @@ with utils.open_run():
 def test_interrupted_pipeline(project, number):
     """Ctrl-C reaches `mlflow run`, the pipeline and its step at once, SIGTERM the pipeline alone: none goes on."""
     if number == signal.SIGINT:
-        process = start(project, "mlflow", "run", ".", "-e", "main", "--env-manager", "local", "-Pn-trials=1")
+        process = start(project, "mlflow", "run", ".", "-e", "main", "--env-manager", "local", "-Pn-trials=1000")
     else:
-        process = start(project, "python", "pipeline.py", "--n-trials", "1")
+        process = start(project, "python", "pipeline.py", "--n-trials", "1000")
     try:
-        wait_until(lambda: project.runs("tags.step = 'data_preprocessing'", status="RUNNING"))
+        wait_until(lambda: project.runs("tags.step = 'hyperparameters_tuning'", status="RUNNING"))
         if number == signal.SIGINT:
             os.killpg(process.pid, number)
         else:
