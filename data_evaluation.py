@@ -63,7 +63,7 @@ with utils.start_step("data_evaluation") as run:
     if champion and champion != version:
         needed = mlflow.models.get_model_info(champion_uri).signature.inputs.input_names()
         if set(needed) <= set(frame):
-            with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
+            with utils.open_run(run_name=f"Champion_Version_{champion}", nested=True):
                 champion_result = evaluate(champion_uri, explain=False)
         else:
             config.logger.warning(f"The champion, version {champion}, needs other columns and cannot be compared.")

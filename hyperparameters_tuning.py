@@ -48,7 +48,7 @@ def objective(trial):
     params = suggest(trial)
     num_boost_round = params.pop("num_boost_round")
     tags = {"trial": str(trial.number)}
-    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True, tags=tags) as trial_run:
+    with utils.open_run(run_name=f"Trial_{trial.number}", nested=True, tags=tags) as trial_run:
         history = xgb.cv(
             {"objective": "binary:logistic", "nthread": utils.threads(train, workers), **params},
             dtrain,

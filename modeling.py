@@ -272,7 +272,7 @@ def objective(trial):
     params = suggest(trial)
     num_boost_round = params.pop("num_boost_round")
     tags = {"trial": str(trial.number)}
-    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True, tags=tags) as trial_run:
+    with utils.open_run(run_name=f"Trial_{trial.number}", nested=True, tags=tags) as trial_run:
         history = xgb.cv(
             {"objective": "binary:logistic", "nthread": utils.threads(train, workers), **params},
             dtrain,
@@ -578,7 +578,7 @@ with utils.start_step("data_evaluation") as run:
     if champion and champion != version:
         needed = mlflow.models.get_model_info(champion_uri).signature.inputs.input_names()
         if set(needed) <= set(frame):
-            with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
+            with utils.open_run(run_name=f"Champion_Version_{champion}", nested=True):
                 champion_result = evaluate(champion_uri, explain=False)
         else:
             config.logger.warning(f"The champion, version {champion}, needs other columns and cannot be compared.")

@@ -162,7 +162,10 @@ def open_run(**options):
             interrupted = isinstance(error, KeyboardInterrupt) or bool(repeats)
             # what was interrupted may hold a transaction open, and so keep the end of the run out of the database
             if interrupted:
-                traceback.clear_frames(error.__traceback__)
+                cause = error
+                while cause:
+                    traceback.clear_frames(cause.__traceback__)
+                    cause = cause.__context__
                 gc.collect()
             # a failing end would hide the first error, which is the one that matters
             with signals_ignored(), contextlib.suppress(MlflowException):
