@@ -108,8 +108,10 @@ def measure(command):
                 memory = 0
                 for member in [process, *process.children(recursive=True)]:
                     try:
-                        memory += member.memory_info().rss
-                    except psutil.NoSuchProcess:
+                        # for a moment each new process is the double of the one that starts it, and shares its memory
+                        if member is process or member.cmdline() != member.parent().cmdline():
+                            memory += member.memory_info().rss
+                    except (psutil.NoSuchProcess, AttributeError):  # it, or its parent, has ended
                         continue
                 peak = max(peak, memory)
                 time.sleep(0.05)
