@@ -1475,8 +1475,9 @@ table.round().astype(int)
 #
 # When the rows no longer fit into one machine, XGBoost trains on a cluster: each worker holds a part of the rows, and
 # before each split of each tree the workers add up what they found. Dask and Spark can both run this. It pays when one
-# machine has too little memory or too few cores, and only then. On one machine, as in the last two lines of the table,
-# the workers share the same cores and the same memory, and each of them brings its own copy of the libraries.
+# machine has too little memory or too few cores. On one machine, as in the last two lines of the table, the workers
+# share the same cores: they can read a large file in parts at the same time, and pay for that with memory, because each
+# of them brings its own copy of the libraries.
 #
 # This is how it is done with Dask, on a cluster of two processes. `read_csv` of Dask reads nothing yet: each worker
 # reads its own part of the file when the training needs it. On a real cluster the address of the scheduler takes the
@@ -1554,7 +1555,7 @@ pd.DataFrame(
 #
 # | What happens | What you see, and what to do |
 # | --- | --- |
-# | A step gets Ctrl-C or SIGTERM | One line. Its run is `KILLED`, its server is stopped. Run it again. |
+# | A step gets Ctrl-C or SIGTERM | One line. Its run is `KILLED` (`FAILED` under `mlflow run`), its server stops. |
 # | A step is killed at once (SIGKILL) | Its run stays `RUNNING` until the step's next start, which makes it `KILLED`. |
 # | A search is interrupted | *Interrupted with 4 of 10 trials finished*: the same command goes on. |
 # | One of several workers is killed | Another one repeats its trial; the nested run becomes `KILLED`. |
@@ -1562,9 +1563,11 @@ pd.DataFrame(
 # | Two pipelines run in one store | Each trains on its own data and search (`--data-run-id`, `--tuning-run-id`). |
 # | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
 # | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
-# | `mlflow.db` is damaged | One line: put back a copy, or move it away for a new one. |
+# | `mlflow.db` is damaged | *Put back a copy of it, or begin a new one: mv mlflow.db mlflow.db.broken* |
 # | `mlflow.db` is of another MLflow | One line, with `mlflow db upgrade …` where that helps. |
-# | The experiment was deleted | One line, with `mlflow experiments restore …`. |
+# | The experiment was deleted | *Restore it: mlflow experiments restore --experiment-id …* |
+# | The registered model was deleted | *Train: mlflow run . -e model-training* |
+# | An ID of a run is wrong | One line says why: missing, unfinished, of another step, of other data. |
 # | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
 # | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also gzipped. |
 # | It has decimal commas, text, infinity | *data.csv: line 2, column `mean radius`: '17,99' is not a number …* |

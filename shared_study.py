@@ -237,10 +237,14 @@ class SharedStudy:
         if not finished and utils.is_dead(started.data.tags.get("process")):
             client.set_tag(run_id, "process", utils.this_process())  # the run goes on as ours
         mlflow.set_experiment(experiment_id=started.info.experiment_id)
-        with utils.open_run(run_id=run_id) as run:
-            if finished:  # and stays so: a training may be looking for it at this moment
+        try:
+            with utils.open_run(run_id=run_id) as run:
+                if finished:  # and stays so: a training may be looking for it at this moment
+                    client.update_run(run_id, status="FINISHED")
+                yield run
+        finally:
+            if finished:  # also after an interrupt: the results are in it
                 client.update_run(run_id, status="FINISHED")
-            yield run
 
     def wait_for_results(self, run_id, n_trials):
         """Leave it to one process to write the results into the run that several have joined.
