@@ -264,7 +264,8 @@ def suggest(trial):
 # %% [markdown]
 # One trial: Optuna suggests the parameters, XGBoost cross-validates them on 3 folds of the training data, and the
 # accuracy on the held-out folds after the last boosting round is the result. Each round has two metrics. Writing them
-# one by one would take longer than the training itself, so they go to MLflow in a single batch.
+# one by one would take longer than the training itself, so they go to MLflow in a single batch. (`utils.open_run` is
+# `mlflow.start_run` which also writes down the end of the run when it is interrupted.)
 
 
 # %% tags=["hyperparameters_tuning"]
