@@ -35,7 +35,7 @@ test-fast: .venv/installed ## the tests that take no more than seconds
 benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about ten minutes)
 	python -m benchmarks.benchmark
 
-benchmark-rows: .venv/installed ## measure the steps on up to a million rows, on a quiet machine (about twenty minutes)
+benchmark-rows: .venv/installed ## measure the steps on up to a million rows, on a quiet machine (about ten minutes)
 	python -m benchmarks.rows
 
 scripts: .venv/installed ## make the scripts from the notebook

@@ -315,17 +315,18 @@ class SharedStudy:
         Raises:
             StepError, KeyboardInterrupt: As for `optimize`.
         """
-        made = False
+        done = False
 
         def limited(trial):
-            nonlocal made
-            made = False
+            nonlocal done
+            done = False
             trial.set_user_attr(PROCESS, utils.this_process())
             before = [other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number]
             if sum(other.state != TrialState.FAIL for other in before) >= n_trials:
+                done = True
                 raise NotNeeded
             value = objective(trial)
-            made = True
+            done = True
             return value
 
         finished = 0
@@ -342,9 +343,9 @@ class SharedStudy:
                         try:
                             self.study.optimize(limited, n_trials=1, catch=(NotNeeded,))
                         except (ValueError, AssertionError):
-                            # If the trial was made: this process had slept for so long that it was taken for lost, and
+                            # If the trial is done: this process had slept for so long that it was taken for lost, and
                             # Optuna refuses its result.
-                            if not made:
+                            if not done:
                                 raise
                     else:
                         while_waiting()

@@ -644,7 +644,7 @@ def take_jupyterlab(chromium, folder, out):
         run_all(page)
         refuse_dialog(page)
         check_executed(Path(folder, "modeling.ipynb"))
-        tuning = page.locator(".jp-CodeCell").filter(has_text="study.optimize(")
+        tuning = page.locator(".jp-CodeCell").filter(has_text="search.optimize(")
         tuning.locator("img").last.evaluate("image => image.scrollIntoView()")
         return ["modeling.py", "study.trials_dataframe"]
 

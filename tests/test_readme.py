@@ -22,7 +22,7 @@ def test_readme_is_what_the_notebook_says():
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("sampler=optuna.samplers.TPESampler", "sampler=optuna.samplers.RandomSampler", "is not in it"),
+        ('metrics=["auc", "error"]', 'metrics=["auc"]', "is not in it"),
         ("Which tree depth, which learning rate?", "Which learning rate?", "is not in it"),
         ("](img/runs_list.png)", "](img/no_such.png)", "there is no file img/no_such.png"),
         ("](#the-gate)", "](#the-fence)", "there is no section #the-fence"),

@@ -140,7 +140,7 @@ def test_git_url_from_an_empty_folder(git_url, empty_project, tmp_path_factory):
     for words in [["data-preprocessing"], ["hyperparameters-tuning", "-P", "n-trials=1"], ["model-training"]]:
         result = empty_project.run("mlflow", "run", git_url, "-e", *words, "--env-manager", "local", cwd=empty)
         assert result.returncode == 0, result.stderr
-    assert {path.name for path in empty.iterdir()} == {"mlflow.db", "mlruns"}
+    assert {path.name for path in empty.iterdir()} == {"mlflow.db", "mlruns", "optuna.journal"}
     command = ["git", "rev-parse", "HEAD"]
     head = subprocess.run(command, cwd=empty_project.folder, capture_output=True, text=True).stdout.strip()
     empty_project.folder = empty
