@@ -26,7 +26,7 @@ mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion wi
 	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} OMP_NUM_THREADS=1 \
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
-test: .venv/installed ## check and run everything (about a quarter of an hour)
+test: .venv/installed ## check and run everything (about half an hour)
 	pytest --numprocesses 2 --dist loadgroup
 
 test-fast: .venv/installed ## the tests that take no more than seconds
