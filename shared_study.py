@@ -315,19 +315,13 @@ class SharedStudy:
         Raises:
             StepError, KeyboardInterrupt: As for `optimize`.
         """
-        done = False
 
         def limited(trial):
-            nonlocal done
-            done = False
             trial.set_user_attr(PROCESS, utils.this_process())
             before = [other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number]
             if sum(other.state != TrialState.FAIL for other in before) >= n_trials:
-                done = True
                 raise NotNeeded
-            value = objective(trial)
-            done = True
-            return value
+            return objective(trial)
 
         finished = 0
         with self.errors_in_one_line(), tqdm(total=n_trials, unit="trial") as progress:
@@ -342,10 +336,10 @@ class SharedStudy:
                     if objective and finished + running < n_trials:
                         try:
                             self.study.optimize(limited, n_trials=1, catch=(NotNeeded,))
-                        except (ValueError, AssertionError):
-                            # If the trial is done: this process had slept for so long that it was taken for lost, and
-                            # Optuna refuses its result.
-                            if not done:
+                        except (ValueError, AssertionError) as error:
+                            # What Optuna says when this process has slept for so long that its trial was taken for
+                            # lost, and given to another.
+                            if not str(error).startswith(("Cannot tell a", "Should not reach")):
                                 raise
                     else:
                         while_waiting()
