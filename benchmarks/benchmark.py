@@ -414,9 +414,6 @@ def measure_tracking(effort, folder):
     ]
 
 
-# What does a step cost?
-
-
 def measure_workers(effort):
     """Time the step `hyperparameters_tuning` with one and two workers, on a journal file and on PostgreSQL.
 
@@ -464,6 +461,9 @@ def measure_workers(effort):
             rows,
         )
     ]
+
+
+# What does a step cost?
 
 
 def write_inputs(folder):
