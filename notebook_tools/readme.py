@@ -24,6 +24,9 @@ README = config.PROJECT_DIR / "README.md"
 VARYING = [
     (r"\x1b\[[0-9;]*m", ""),  # colours
     (r"\[[\d:]+\] Task \[xgboost\.dask-\d+\]:\S+ got rank \d+\n*", ""),  # workers, in any order
+    # what uv says when it makes an environment, which it keeps for the next time
+    (r"(?m)^(Using .*Python .* at: .*|Creating virtual environment at: .*| [+~-] \S+==\S+)\n", ""),
+    (r"(?m)^(Resolved|Prepared|Installed|Uninstalled|Audited) \d+ packages? in .*\n", ""),
     (r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),  # runs and models
     (r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?", "<time>"),
     (r"(127\.0\.0\.1|localhost):\d{5}\b", r"\1:<port>"),

@@ -72,6 +72,12 @@ def test_no_picture_is_left_over():
         ("file:///scratch/project/mlruns/1", "file:///path/to/project/mlruns/1"),
         ("188 row(s) in 3.0 ms", "188 row(s) in <n> ms"),
         ("accuracy 0.9580, digest 4b7d0643, 381 rows", "accuracy 0.9580, digest 4b7d0643, 381 rows"),
+        (
+            "Using CPython 3.11.7 interpreter at: /x\nCreating virtual environment at: /y\n"
+            "Using Python 3.11.7 environment at: /y\nResolved 1 package in 9ms\nPrepared 2 packages in 1.2s\n"
+            "Installed 1 package in 20ms\n + pip==26.3\nINFO: train: 381 rows\n",
+            "INFO: train: 381 rows\n",
+        ),
     ],
 )
 def test_sanitise(output, expected):
