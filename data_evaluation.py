@@ -8,7 +8,9 @@ from mlflow.models import MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
 
 import config
+import data_files
 import utils
+from errors import StepError
 
 eval_dataset, training_run_id = None, None
 parser = argparse.ArgumentParser(description="Evaluate the newest model and let it become the champion.")
@@ -24,16 +26,16 @@ model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 columns = mlflow.models.get_model_info(model_uri).signature.inputs.input_names()
 
 if eval_dataset:
-    frame = utils.read_csv(eval_dataset)
+    frame = data_files.read_csv(eval_dataset)
     target = frame.pop(config.TARGET)
     needed = frame.columns.isin(columns)
-    features = utils.add_features(utils.as_numbers(frame.loc[:, needed], eval_dataset))
+    features = utils.add_features(data_files.as_numbers(frame.loc[:, needed], eval_dataset))
     missing = [name for name in columns if name not in features]
     if missing:
-        raise utils.StepError(f"{eval_dataset}: lacks the column(s) {', '.join(missing)}. Add them.")
+        raise StepError(f"{eval_dataset}: lacks the column(s) {', '.join(missing)}. Add them.")
     classes = json.loads(data_run.data.tags["classes"])
     if sorted(target.unique().tolist()) != classes:
-        raise utils.StepError(f"{eval_dataset}: `{config.TARGET}` must hold both {classes[0]!r} and {classes[1]!r}.")
+        raise StepError(f"{eval_dataset}: `{config.TARGET}` must hold both {classes[0]!r} and {classes[1]!r}.")
     if not needed.all():
         config.logger.warning(f"{eval_dataset}: ignoring the column(s) {', '.join(frame.columns[~needed])}")
     frame = features[columns].assign(**{config.TARGET: (target == classes[1]).astype(int)}).reset_index(drop=True)

@@ -10,7 +10,9 @@ from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
 import config
+import data_files
 import utils
+from errors import StepError
 
 test_size = config.TEST_SIZE
 dataset = None
@@ -21,22 +23,22 @@ args = parser.parse_args()
 test_size, dataset = args.test_size, args.dataset
 
 if not 0 < test_size < 1:
-    raise utils.StepError(f"test-size is {test_size}: give a share between 0 and 1, such as {config.TEST_SIZE}.")
+    raise StepError(f"test-size is {test_size}: give a share between 0 and 1, such as {config.TEST_SIZE}.")
 
-data = utils.read_csv(dataset) if dataset else load_breast_cancer(as_frame=True).frame
+data = data_files.read_csv(dataset) if dataset else load_breast_cancer(as_frame=True).frame
 
 target = data.pop(config.TARGET)
 classes = sorted(target.unique().tolist())
 if len(classes) != 2:
     few = ", ".join(map(repr, classes[:5]))
-    raise utils.StepError(f"{dataset}: `{config.TARGET}` needs two different values, but has {len(classes)}: {few}")
+    raise StepError(f"{dataset}: `{config.TARGET}` needs two different values, but has {len(classes)}: {few}")
 
-data = utils.add_features(utils.as_numbers(data, dataset))
+data = utils.add_features(data_files.as_numbers(data, dataset))
 data[config.TARGET] = (target == classes[1]).astype(int)
 
 fewest = data[config.TARGET].value_counts().min()
 if fewest * test_size < 1 or fewest * (1 - test_size) < 2 * config.N_FOLDS:
-    raise utils.StepError(
+    raise StepError(
         f"{dataset or 'The data'}: the smaller class has {fewest} row(s), and test-size {test_size} leaves too few of "
         f"them for training with {config.N_FOLDS} folds or for testing. Give more data or another test-size."
     )

@@ -10,6 +10,7 @@ from optuna.visualization.matplotlib import plot_optimization_history, plot_para
 
 import config
 import utils
+from errors import StepError
 from shared_study import SharedStudy
 
 n_trials, data_run_id = config.N_TRIALS, None
@@ -26,9 +27,9 @@ n_trials, data_run_id = args.n_trials, args.data_run_id
 storage, study_name, workers, dask_scheduler = args.storage, args.study_name, args.workers, args.dask_scheduler
 
 if n_trials < 1:
-    raise utils.StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
+    raise StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
 if workers < 1:
-    raise utils.StepError(f"workers is {workers}: give a whole number of at least 1.")
+    raise StepError(f"workers is {workers}: give a whole number of at least 1.")
 
 data_run = utils.latest_run("data_preprocessing", data_run_id)
 train = utils.load_split(data_run, "train")

@@ -7,6 +7,7 @@ from mlflow.exceptions import ExecutionException
 
 import config
 import utils
+from errors import StepError
 
 test_size, n_trials, dataset = config.TEST_SIZE, config.N_TRIALS, None
 parser = argparse.ArgumentParser(description="Run all steps in order, each with `mlflow run`.")
@@ -43,4 +44,4 @@ with utils.start_step("pipeline") as run:
             )
             run_ids[entry_point] = step_run.run_id
         except ExecutionException:
-            raise utils.StepError(f"The step {entry_point} failed, for the reason given above.") from None
+            raise StepError(f"The step {entry_point} failed, for the reason given above.") from None

@@ -26,7 +26,10 @@ from optuna.trial import TrialState
 from tqdm.auto import tqdm
 
 import config
+import errors
+import processes
 import utils
+from errors import StepError
 
 PROCESS = "process"  # the user attribute of a trial that names the process which makes it
 
@@ -109,7 +112,7 @@ class SharedStudy:
         if begun_on is None:
             self.study.set_user_attr("data_run_id", present)
         elif begun_on != present:
-            raise utils.StepError(
+            raise StepError(
                 f"The study {self.name} is on the data of run {begun_on}, not of {present}: "
                 "give another --study-name, or that run as --data-run-id."
             )
@@ -130,7 +133,7 @@ class SharedStudy:
                 with contextlib.suppress(ValueError):  # a parameter that the study does not have
                     suggest(again)
             if again.distributions != trial.distributions:
-                raise utils.StepError(
+                raise StepError(
                     f"The study {self.name} has trials from other parameter ranges and cannot go on with these: "
                     "give another --study-name."
                 )
@@ -145,14 +148,10 @@ class SharedStudy:
         try:
             yield
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError) as error:
-            address = self.address
-            if "://" in address:
-                with contextlib.suppress(sqlalchemy.exc.ArgumentError):
-                    address = sqlalchemy.make_url(address).render_as_string(hide_password=True)
             cause = error.__cause__ or error
             reason = str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
-            raise utils.StepError(
-                f"{address}: the study's storage cannot be used: {reason}. "
+            raise StepError(
+                f"{errors.without_password(self.address)}: the study's storage cannot be used: {reason}. "
                 "What is finished is kept: mend that and give the same command again."
             ) from None
 
@@ -224,7 +223,7 @@ class SharedStudy:
         except MlflowException:
             started = None
         if started is None or started.info.lifecycle_stage == LifecycleStage.DELETED:
-            raise utils.StepError(
+            raise StepError(
                 f"The study {self.name} belongs to run {run_id}, which MLflow's store does not have (any more): "
                 "give another --study-name, or set MLFLOW_TRACKING_URI to the store that has it."
             )
@@ -234,8 +233,8 @@ class SharedStudy:
             client.update_run(own_run_id, name="Tuning_Worker")
             client.set_tag(own_run_id, "tuning_run_id", run_id)
         finished = started.info.status == "FINISHED"
-        if not finished and utils.is_dead(started.data.tags.get("process")):
-            client.set_tag(run_id, "process", utils.this_process())  # the run goes on as ours
+        if not finished and processes.is_dead(started.data.tags.get("process")):
+            client.set_tag(run_id, "process", processes.this_process())  # the run goes on as ours
         mlflow.set_experiment(experiment_id=started.info.experiment_id)
         try:
             with utils.open_run(run_id=run_id) as run:
@@ -262,10 +261,10 @@ class SharedStudy:
             writer = run.data.tags.get("process")
             if run.info.status == "FINISHED":
                 raise AlreadyFinished
-            if writer == utils.this_process():
+            if writer == processes.this_process():
                 return
             too_late = time.monotonic() > deadline
-            if too_late or run.info.status != "RUNNING" or utils.is_dead(writer):
+            if too_late or run.info.status != "RUNNING" or processes.is_dead(writer):
                 ours, _ = self.claim(f"results of {n_trials} trials")
                 if ours or too_late:
                     return
@@ -317,7 +316,7 @@ class SharedStudy:
         """
 
         def limited(trial):
-            trial.set_user_attr(PROCESS, utils.this_process())
+            trial.set_user_attr(PROCESS, processes.this_process())
             before = [other for other in self.study.get_trials(deepcopy=False) if other.number < trial.number]
             if sum(other.state != TrialState.FAIL for other in before) >= n_trials:
                 raise NotNeeded
@@ -358,7 +357,7 @@ class SharedStudy:
         for trial in self.study.get_trials(states=[TrialState.RUNNING]):
             process = trial.user_attrs.get(PROCESS)
             # a process can also die before it has left its name, or its first heartbeat
-            lost = utils.is_dead(process) if process else datetime.datetime.now() - trial.datetime_start > patience
+            lost = processes.is_dead(process) if process else datetime.datetime.now() - trial.datetime_start > patience
             if lost:
                 # an error means that another worker was first
                 with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
@@ -427,7 +426,7 @@ def open_storage(address):
     try:
         return RDBStorage(address, **options)
     except RuntimeError as error:  # the tables of another version of Optuna
-        raise utils.StepError(" ".join(str(error).split())) from None
+        raise StepError(" ".join(str(error).split())) from None
 
 
 def redo(study, trial):
@@ -519,8 +518,8 @@ def on_cluster(scheduler, count, words):
     try:
         client = distributed.Client(scheduler, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise utils.StepError(f"{scheduler}: no Dask scheduler can be reached there: {error}") from None
-    names = ["config.py", "utils.py", "shared_study.py", "hyperparameters_tuning.py"]
+        raise StepError(f"{scheduler}: no Dask scheduler can be reached there: {error}") from None
+    names = ["config.py", "errors.py", "processes.py", "utils.py", "shared_study.py", "hyperparameters_tuning.py"]
     files = {name: (config.PROJECT_DIR / name).read_text(encoding="utf-8") for name in names}
     variables = variables_of_a_worker()
     stop = f"stop-{uuid.uuid4()}"
@@ -550,14 +549,14 @@ def on_cluster(scheduler, count, words):
 
     with client:
         if not client.scheduler_info(n_workers=-1)["workers"]:
-            raise utils.StepError(f"{scheduler}: this Dask cluster has no workers. Start some: dask worker {scheduler}")
+            raise StepError(f"{scheduler}: this Dask cluster has no workers. Start some: dask worker {scheduler}")
         futures = [client.submit(work, key=f"{stop}-{number}") for number in range(count)]
 
         def check():
             if all(future.done() for future in futures):
                 last = futures[-1]
                 said = last.result()[1] if last.status == "finished" else str(last.exception())
-                raise utils.StepError(f"All workers on the Dask cluster have ended. The last said: {last_line(said)}")
+                raise StepError(f"All workers on the Dask cluster have ended. The last said: {last_line(said)}")
 
         try:
             yield check

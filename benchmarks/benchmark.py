@@ -41,8 +41,10 @@ import xgboost as xgb
 from mlflow.models import infer_signature
 
 import config
+import processes
 import utils
 from benchmarks import floors, postgres
+from errors import StepError
 from notebook_tools.extract import extract
 from notebook_tools.run import copy_project
 
@@ -221,7 +223,7 @@ def run(*command):
     variables = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
     result = subprocess.run(command, env=variables, capture_output=True, text=True)
     if result.returncode:
-        raise utils.StepError(f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}")
+        raise StepError(f"{' '.join(command)} failed:\n{result.stdout}{result.stderr}")
     return result.stdout
 
 
@@ -368,7 +370,7 @@ def measure_tracking(effort, folder):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     data_run = utils.latest_run("data_preprocessing")
     arguments = effort, folder, data_run, utils.load_split(data_run, "train")
-    sqlite, port = mlflow.get_tracking_uri(), utils.free_port()
+    sqlite, port = mlflow.get_tracking_uri(), processes.free_port()
     server_uri = f"http://127.0.0.1:{port}"
     store = (folder / "server").resolve()
     store.mkdir()
@@ -382,7 +384,7 @@ def measure_tracking(effort, folder):
         "a call each round, SQLite": lambda: search(*arguments, sqlite, log_each_round),
         "a call each round, server": lambda: search(*arguments, server_uri, log_each_round),
     }
-    with utils.server(command, f"{server_uri}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+    with processes.server(command, f"{server_uri}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
         for uri in [server_uri, sqlite]:  # the first contact with a store takes longer
             mlflow.set_tracking_uri(uri)
             mlflow.set_experiment(config.EXPERIMENT)
@@ -390,7 +392,7 @@ def measure_tracking(effort, folder):
         seconds, trials = take_turns(ways, effort.repeats, slow, effort.slow_repeats)
     mlflow.set_tracking_uri(sqlite)
     if any(trial != trials[UNTRACKED][0] for repeats in trials.values() for trial in repeats):
-        raise utils.StepError("The searches differ: floors.cross_validate does not do what the notebook does.")
+        raise StepError("The searches differ: floors.cross_validate does not do what the notebook does.")
     goals = {"this project, SQLite": 1.15, "this project, server": 1.25}
     rows = [
         {
@@ -626,7 +628,7 @@ class HttpClient:
         response = self.connection.getresponse()
         answer = response.read()
         if response.status != 200:
-            raise utils.StepError(f"{self.request[1]} answered {response.status}: {answer[:500]}")
+            raise StepError(f"{self.request[1]} answered {response.status}: {answer[:500]}")
         return answer
 
 
@@ -820,14 +822,14 @@ def start_servers(effort, stack, inputs):
     addresses = {}
 
     def start(name, setting, command, health, ports=(), **variables):
-        port = utils.free_port()
+        port = processes.free_port()
         url = f"http://127.0.0.1:{port}"
-        variables |= {variable: str(utils.free_port()) for variable in ports}
+        variables |= {variable: str(processes.free_port()) for variable in ports}
         if name == REST:
             variables["MLSERVER_HTTP_PORT"] = str(port)
         else:
             command = [*command, "--port", str(port)]
-        stack.enter_context(utils.server(command, f"{url}{health}", **variables))
+        stack.enter_context(processes.server(command, f"{url}{health}", **variables))
         addresses[name, setting] = url
 
     start(SERVE, ONE_THREAD, serve, "/health")
@@ -897,7 +899,7 @@ def measure_serving(effort, inputs):
         targets = serving_targets(effort, stack, inputs)
         for (name, setting), target in targets.items():
             if isinstance(target, Server) and target.classes(test) != expected:
-                raise utils.StepError(f"{name}, {setting}: the answers differ from those of the model.")
+                raise StepError(f"{name}, {setting}: the answers differ from those of the model.")
         for _ in range(effort.rounds):
             for frame, clients in loads:
                 for (name, setting), target in targets.items():

@@ -273,6 +273,7 @@ def model_serving(folder, options):
     import pandas as pd
     import requests
 
+    import processes
     import utils
 
     test = pd.read_csv(folder / "test.csv").drop(columns=config.TARGET)
@@ -284,9 +285,9 @@ def model_serving(folder, options):
         training_run=None,
         data_run=None,
         test=test,
-        port=utils.free_port(),
+        port=processes.free_port(),
     )
-    with utils.server([*script["command"], "--port", str(script["port"])], f"{script['url']}/health"):
+    with processes.server([*script["command"], "--port", str(script["port"])], f"{script['url']}/health"):
         response = requests.post(f"{script['url']}/invocations", json=utils.as_request(test), timeout=60)
     response.raise_for_status()
     expected = mlflow.pyfunc.load_model(script["model_uri"]).predict(test)

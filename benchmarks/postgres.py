@@ -7,7 +7,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import utils
+import processes
+from errors import StepError
 
 
 def find_programs():
@@ -33,13 +34,13 @@ def server():
     """
     programs = find_programs()
     if not programs:
-        raise utils.StepError("PostgreSQL is not installed: no initdb was found. Install the package postgresql.")
+        raise StepError("PostgreSQL is not installed: no initdb was found. Install the package postgresql.")
     user, as_user = getpass.getuser(), []
     if user == "root":  # as which it refuses to run
         user, as_user = "postgres", ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
     with tempfile.TemporaryDirectory() as folder:
         shutil.chown(folder, user)
-        port, data = str(utils.free_port()), f"{folder}/data"
+        port, data = str(processes.free_port()), f"{folder}/data"
 
         def run(program, *words):
             command = [*as_user, programs / program, *words]

@@ -23,6 +23,7 @@ from sklearn.datasets import load_breast_cancer
 import config
 import utils
 from benchmarks.benchmark import FOREIGN_VARIABLES, surroundings
+from errors import StepError
 from notebook_tools.run import copy_project
 
 SIZES = [569, 100_000, 1_000_000]
@@ -118,7 +119,7 @@ def measure(command):
         seconds = time.monotonic() - start
         if process.returncode:
             output.seek(0)
-            raise utils.StepError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()}")
+            raise StepError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()}")
     return {"seconds": round(seconds, 2), "peak_mib": round(peak / 2**20)}
 
 

@@ -24,7 +24,8 @@ from playwright.sync_api import sync_playwright
 from swagger_ui_bundle import swagger_ui_path
 
 import config
-import utils
+import processes
+from errors import StepError
 from notebook_tools.run import copy_project
 
 # One and a half picture points to a point of the page: sharp on good screens, and legible at the width of a README.
@@ -451,13 +452,13 @@ def mlflow_ui(folder):
     """
     if not (Path(folder) / "mlflow.db").is_file():
         raise PictureError(f"{folder}: holds no mlflow.db. Run the notebook: make walkthrough")
-    port = utils.free_port()
+    port = processes.free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--port", str(port)]
     store = f"sqlite:///{(Path(folder) / 'mlflow.db').resolve().as_posix()}"
     command += ["--backend-store-uri", store]
     variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with utils.server(command, f"{address}/health", folder, **variables):
+    with processes.server(command, f"{address}/health", folder, **variables):
         yield Store(folder, address)
 
 
@@ -506,12 +507,12 @@ def take_mlserver(chromium, folder, out):
 
     Raises:
         PictureError: There is no environment, or the page does not come up.
-        utils.StepError: MLServer does not start.
+        StepError: MLServer does not start.
     """
     program = Path(folder, "docker", "mlserve", ".venv", "bin", "mlserver").resolve()
     if not program.exists():
         raise PictureError(f"mlserver: {program} is missing. Run the notebook: make walkthrough")
-    ports = {f"MLSERVER_{name}_PORT": str(utils.free_port()) for name in ["HTTP", "GRPC", "METRICS"]}
+    ports = {f"MLSERVER_{name}_PORT": str(processes.free_port()) for name in ["HTTP", "GRPC", "METRICS"]}
     model = f"http://127.0.0.1:{ports['MLSERVER_HTTP_PORT']}/v2/models/cancer-model"
 
     def serve_asset(route):
@@ -527,7 +528,7 @@ def take_mlserver(chromium, folder, out):
 
     store = f"sqlite:///{Path(folder, 'mlflow.db').resolve()}"
     command = [str(program), "start", str(program.parents[2])]
-    with utils.server(command, f"{model}/ready", folder, MLFLOW_TRACKING_URI=store, **ports):
+    with processes.server(command, f"{model}/ready", folder, MLFLOW_TRACKING_URI=store, **ports):
         page = new_page(chromium)
         path = take("mlserver", show, page, out)
         page.context.close()
@@ -610,7 +611,7 @@ def jupyterlab(folder):
     Raises:
         PictureError: It does not start.
     """
-    port, token = utils.free_port(), secrets.token_hex()
+    port, token = processes.free_port(), secrets.token_hex()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root"]
@@ -618,7 +619,7 @@ def jupyterlab(folder):
         places = ["JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
         variables = {place: str(Path(home, place)) for place in places}
         variables["MLFLOW_TRACKING_URI"] = ""  # the notebook's own store, whatever is set here
-        with utils.server(command, f"{address}/api/status?token={token}", folder, **variables):
+        with processes.server(command, f"{address}/api/status?token={token}", folder, **variables):
             yield f"{address}/lab?token={token}"
 
 
@@ -685,7 +686,7 @@ def main(arguments=None):
                 # The notebook runs again: in a copy, so that this folder's store and files stay as they are.
                 copy_project(Path(scratch))
                 paths.append(take_jupyterlab(chromium, scratch, options.out))
-    except (PictureError, utils.StepError) as error:
+    except (PictureError, StepError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for path in paths:

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import data_files
 import utils
+from errors import StepError
 
 GOOD = "size,weight,target\n1.5,2,0\n2.5,,1\n-3e2,4,0\n"
 FRAME = {"size": [1.5, 2.5, -300.0], "weight": [2.0, np.nan, 4.0], "target": [0, 1, 0]}
@@ -19,9 +21,9 @@ def read(tmp_path):
     def read(content, name="data.csv"):
         path = tmp_path / name
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        frame = utils.read_csv(path)
+        frame = data_files.read_csv(path)
         target = frame.pop("target")
-        return utils.as_numbers(frame, path).assign(target=target)
+        return data_files.as_numbers(frame, path).assign(target=target)
 
     return read
 
@@ -95,7 +97,7 @@ NOT_A_NUMBER = {
 
 @pytest.mark.parametrize(("value", "shown"), NOT_A_NUMBER.values(), ids=NOT_A_NUMBER)
 def test_value_that_is_not_a_number(read, value, shown):
-    with pytest.raises(utils.StepError) as refused:
+    with pytest.raises(StepError) as refused:
         read(with_value(value))
     assert f"data.csv: line 4, column `weight`: {shown} is not a number up to 3.4e38" in str(refused.value)
 
@@ -141,7 +143,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("content", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused(read, tmp_path, content, words):
-    with pytest.raises(utils.StepError) as refused:
+    with pytest.raises(StepError) as refused:
         read(content)
     message = str(refused.value)
     assert message.startswith(f"{tmp_path}/data.csv: ")
@@ -160,8 +162,8 @@ def test_refused(read, tmp_path, content, words):
     ],
 )
 def test_unreadable(path, words):
-    with pytest.raises(utils.StepError) as refused:
-        utils.read_csv(path)
+    with pytest.raises(StepError) as refused:
+        data_files.read_csv(path)
     assert words in str(refused.value)
 
 

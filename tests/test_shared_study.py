@@ -18,8 +18,8 @@ from conftest import Project
 from optuna.trial import TrialState
 
 import config
+import processes
 import shared_study
-import utils
 from benchmarks import postgres
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def database():
 def shared_project(database, tmp_path_factory):
     """A copy of the project whose runs are on a tracking server, with prepared data."""
     project = Project(tmp_path_factory.mktemp("shared"))
-    port = utils.free_port()
+    port = processes.free_port()
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
@@ -46,7 +46,7 @@ def shared_project(database, tmp_path_factory):
         "--artifacts-destination",
         str(project.folder / "artifacts"),
     ]
-    with utils.server(command, f"http://127.0.0.1:{port}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+    with processes.server(command, f"http://127.0.0.1:{port}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
         project.tracking_uri = f"http://127.0.0.1:{port}"
         project.storage = f"{database}/optuna"
         result = project.run("python", "data_preprocessing.py", MLFLOW_TRACKING_URI=project.tracking_uri)
@@ -196,8 +196,8 @@ def test_stopped_search_goes_on(prepared, number):
 def test_workers_of_one_machine(prepared):
     finish(start(prepared, "--n-trials", "24", "--workers", "2"))
     check(prepared, 24)
-    processes = {trial.user_attrs[shared_study.PROCESS] for trial in finished(study(prepared).get_trials())}
-    assert len(processes) >= 2
+    makers = {trial.user_attrs[shared_study.PROCESS] for trial in finished(study(prepared).get_trials())}
+    assert len(makers) >= 2
 
 
 def test_two_workers_and_a_late_one_through_mlflow_run(shared_project):
@@ -301,9 +301,9 @@ def silent_port():
 
 
 def test_unreachable_database(prepared):
-    address = f"postgresql://someone:secret@127.0.0.1:{utils.free_port()}/optuna"
+    address = f"postgresql://someone:secret@127.0.0.1:{processes.free_port()}/optuna"
     line = refusal(prepared, "--storage", address)
-    assert line.startswith("postgresql://someone:***@127.0.0.1")
+    assert line.startswith("postgresql://127.0.0.1")
     assert "Connection refused" in line
     assert "secret" not in line
     with silent_port() as listener:
@@ -313,7 +313,7 @@ def test_unreachable_database(prepared):
 
 
 def test_unreachable_tracking_server(prepared):
-    address = f"http://127.0.0.1:{utils.free_port()}"
+    address = f"http://127.0.0.1:{processes.free_port()}"
     assert address in refusal(prepared, MLFLOW_TRACKING_URI=address)
 
 

@@ -10,6 +10,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_wine
 
 import config
+import processes
 import utils
 
 pytestmark = pytest.mark.slow
@@ -61,12 +62,20 @@ def test_evaluation_of_a_file(trained, tmp_path):
     assert run.data.tags["eval_dataset"] == str(path)
 
 
-def test_gate_keeps_a_better_champion(trained, tmp_path):
-    """On data with the answers turned around no model passes the thresholds, and the alias stays."""
+def reversed_answers(frame):
+    return frame.assign(target=1 - frame.target)
+
+
+def one_of_each_class(frame):
+    return frame.groupby("target").head(1)
+
+
+@pytest.mark.parametrize("change", [reversed_answers, one_of_each_class])
+def test_gate_keeps_a_better_champion(trained, tmp_path, change):
+    """On data with the answers turned around, or on two rows, no model passes the thresholds, and the alias stays."""
     trained.client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, "1")
-    path = tmp_path / "reversed.csv"
-    frame = breast_cancer()
-    frame.assign(target=1 - frame.target).to_csv(path, index=False)
+    path = tmp_path / "evaluation.csv"
+    change(breast_cancer()).to_csv(path, index=False)
     result = trained.mlflow_run("data-evaluation", eval_dataset=path)
     assert result.returncode == 0, result.stderr
     assert "does not become the champion" in result.stderr
@@ -117,7 +126,7 @@ def git_url(empty_project):
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
     for command in [["init", "-q"], ["add", "-A"], ["commit", "-qm", "."], ["clone", "-q", "--bare", ".", "p.git"]]:
         subprocess.run([*git, *command], cwd=empty_project.folder, check=True)
-    port = utils.free_port()
+    port = processes.free_port()
     daemon = [
         "git",
         "daemon",
