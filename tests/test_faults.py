@@ -23,6 +23,7 @@ from conftest import ROOT, Project
 from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
 import config
+import errors
 import processes
 import utils
 
@@ -103,6 +104,14 @@ def test_number_taken_over_by_another_process():
 @pytest.mark.parametrize("process", [None, "", "elsewhere 1 0", f"{socket.gethostname()} 1 0"])
 def test_nobody_knows_of_a_process_elsewhere(process):
     assert not processes.is_dead(process)
+
+
+@pytest.mark.parametrize("password", ["secret", "se/cret", "se@cret", "secret" * 60])
+def test_password_is_not_said(password):
+    address = f"postgresql://someone:{password}@127.0.0.1:5432/mlflow"
+    assert errors.without_password(address) == "postgresql://127.0.0.1:5432/mlflow"
+    said = errors.in_one_line(OSError(f"{address}: connection refused"))
+    assert said.startswith("postgresql://127.0.0.1:5432/mlflow: connection refused.")
 
 
 @pytest.mark.slow
