@@ -69,7 +69,7 @@ def without_password(text):
     Returns:
         The text without them.
     """
-    return re.sub(r"//\S*@", "//", text)
+    return re.sub(r"(?<!/)//(?!/)\S*@", "//", text)  # three or four slashes begin a path
 
 
 def say_in_one_line(kind, error, trace):

@@ -164,7 +164,7 @@ def server(command, health_url, folder=None, **environment):
             raise StepError(f"Port {port} is in use. Choose another one, or stop the server that uses it.")
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch, "server.log")
-        # for few rows the utils.threads of XGBoost cost more than they bring
+        # for few rows the threads of XGBoost cost more than they bring
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         # SIGTERM would end us without a word to the server; as an exception it is one more way out of the `try`
         active = signal.getsignal(signal.SIGTERM) is interrupt
