@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import json
 import gzip
 import io
 import re
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 import config
-from errors import StepError
+from utils import StepError
 
 
 def read_text(path):
@@ -72,12 +73,12 @@ def read_csv(path):
             while not any(names := next(lines)):
                 above = lines.line_num
             names = [name.strip() for name in names]
-            if config.TARGET in names:
+            if "target" in names:
                 break
         else:
             line = " ".join(" ".join(names).split())
             seen = line if len(line) < 80 else f"{line[:50]} … {line[-20:]}"
-            raise StepError(f"{path}: has no column `{config.TARGET}`. Its first line should name it, but is: {seen}")
+            raise StepError(f"{path}: has no column `{'target'}`. Its first line should name it, but is: {seen}")
         options = {"skiprows": above, "skip_blank_lines": False, "skipinitialspace": True, "low_memory": False}
         frame = pd.read_csv(io.BytesIO(data), sep=separator, encoding=encoding, **options)
     except StopIteration:
@@ -105,10 +106,10 @@ def read_csv(path):
     if frame.empty:
         raise StepError(f"{path}: has no rows. Give a file with at least one example of each class.")
     if len(frame.columns) == 1:
-        raise StepError(f"{path}: has no feature columns beside `{config.TARGET}`.")
-    if frame[config.TARGET].isna().any():
-        row = frame.index[frame[config.TARGET].isna()][0]
-        raise StepError(f"{path}: line {row} has no `{config.TARGET}`. Fill it in or remove the line.")
+        raise StepError(f"{path}: has no feature columns beside `{'target'}`.")
+    if frame["target"].isna().any():
+        row = frame.index[frame["target"].isna()][0]
+        raise StepError(f"{path}: line {row} has no `{'target'}`. Fill it in or remove the line.")
     return frame
 
 
@@ -143,3 +144,50 @@ def as_numbers(features, path):
                 "written like -1234.5. Mend the value, or encode or remove the column."
             )
     return pd.DataFrame(numbers, index=features.index)
+
+
+def two_classes(column, positive_class=None, test_size=0.0):
+    """Tell which values of the target are class 0 and class 1, and check that there are enough of both."""
+    if not 0 < test_size < 1:
+        raise StepError(f"test-size is {test_size}: give a share between 0 and 1, such as 0.33.")
+    counts = column.value_counts().sort_index()
+    classes = counts.index.tolist()
+    if len(classes) != 2:
+        few = ", ".join(f"{value!r} {count} times" for value, count in counts.head(10).items())
+        raise StepError(f"`{column.name}` needs two different values, but has {len(classes)}: {few}")
+    if positive_class is not None:
+        chosen = [value for value in classes if str(value) == positive_class]
+        if not chosen:
+            raise StepError(f"positive-class is {positive_class}: give {classes[0]!r} or {classes[1]!r}.")
+        classes.sort(key=lambda value: value == chosen[0])
+    if counts.min() * test_size < 1 or counts.min() * (1 - test_size) < 2 * config.N_FOLDS:
+        raise StepError(
+            f"The smaller class has {counts.min()} row(s), and test-size {test_size} leaves too few of them for training "
+            f"with {config.N_FOLDS} folds or for testing. Give more data or another test-size."
+        )
+    return classes
+
+
+def count_known_rows(frame, train):
+    """Count the rows that are equal to one of the training data in all columns that both have."""
+    return int(frame.merge(train.drop_duplicates(), how="left", indicator=True)["_merge"].eq("both").sum())
+
+
+def learn_encoding(train, tags):
+    target, classes = tags.get("target"), json.loads(tags["classes"])
+    if target is None:
+        target, classes = "target", [0, 1]
+    return {"target": target, "classes": classes, "columns": [c for c in train if c != target], "words": {}}
+
+
+def encode(frame, encoding):
+    label = None
+    if encoding["target"] in frame:
+        label = (frame[encoding["target"]] == encoding["classes"][1]).astype(int)
+    return frame[encoding["columns"]], label
+
+
+def read_table(path, target=None, encoding=None):
+    frame = read_csv(path)
+    t = frame.pop("target")
+    return as_numbers(frame, path).assign(target=t).reset_index(drop=True), "target"

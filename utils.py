@@ -1,287 +1,274 @@
-"""What several steps share: starting a step's run, finding earlier runs, logging data."""
+"""What several steps share: where runs go, finding earlier runs, data sets as artifacts, and the logger."""
 
-import atexit
+import argparse
 import contextlib
-import functools
-import gc
+import errno
 import hashlib
+import json
+import logging
 import os
-import random
-import shutil
+import re
+import signal
 import sqlite3
-import subprocess
+import sys
 import tempfile
-import time
-import traceback
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import mlflow
 import numpy as np
+import optuna
 import pandas as pd
-import psutil
 import sqlalchemy
+import yaml
+from loguru import logger
 from mlflow.data.sources import LocalArtifactDatasetSource
-from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 import config
-import errors
-import processes
-from errors import StepError
 
 
-def optional_path(text):
-    """Read an optional path from the command line.
+class StepError(Exception):
+    """A mistake that the user can fix: what is wrong and what to do, in one line."""
 
-    `mlflow run` hands an empty parameter of type `path` to the script as an empty folder of its own making
-    (`…/param_0`): that means "not given".
+    def _render_traceback_(self):
+        """Let Jupyter show the line alone."""
+        return [f"StepError: {self}"]
+
+
+# --- Scripts: parameters, and how they end
+
+
+def arguments(entry_point, *names):
+    """Read a script's parameters as `MLproject` declares them, and see to how the script ends.
+
+    A mistake of the user, Ctrl-C, a full disk and a missing permission are said in one line; every other exception
+    keeps its traceback. SIGTERM works like Ctrl-C. A notebook never calls this.
 
     Args:
-        text: What stands on the command line.
+        entry_point: The name of the entry point in `MLproject`.
+        *names: The names of all its parameters, in the order in which their values are returned.
 
     Returns:
-        The path as a string, or None where none was given.
+        The values, converted to the declared types; None where a parameter is empty. One value alone is no list.
+
+    Raises:
+        StepError: A value cannot be read.
     """
+    sys.excepthook = end_in_one_line
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    declared = yaml.safe_load((config.PROJECT_DIR / "MLproject").read_text())["entry_points"][entry_point]["parameters"]
+    if set(declared) != set(names):
+        raise ValueError(f"MLproject declares {sorted(declared)} for {entry_point}, the script takes {sorted(names)}")
+    parser = argparse.ArgumentParser(prog=f"python -m steps.{entry_point.replace('-', '_')}", exit_on_error=False)
+    for name, parameter in declared.items():
+        # argparse converts a default that is a text as if it had been given
+        kind = {"int": int, "float": float, "path": given_path}.get(parameter["type"], str)
+        default = str(parameter["default"])
+        help = f"{parameter['description']} (default: {default or 'none'})".replace("%", "%%")
+        parser.add_argument(f"--{name}", type=kind, default=default, help=help)
+    try:
+        given, unknown = parser.parse_known_args()
+    except argparse.ArgumentError as error:
+        raise StepError(f"{error}. For help: {parser.prog} --help") from None
+    if unknown:
+        raise StepError(f"{' '.join(unknown)}: no such parameter. For help: {parser.prog} --help")
+    values = [getattr(given, name.replace("-", "_")) for name in names]
+    values = [None if value == "" else value for value in values]
+    return values[0] if len(values) == 1 else values
+
+
+def given_path(text):
+    """Read a parameter of type `path`: for an empty one `mlflow run` makes an empty folder …/param_N."""
     path = Path(text)
-    if not text or (path.name.startswith("param_") and path.is_dir() and not any(path.iterdir())):
-        return None
-    return text
+    return "" if path.name.startswith("param_") and path.is_dir() and not any(path.iterdir()) else text
 
 
-def git_commit():
-    """Tell which commit of the project is running.
-
-    Returns:
-        The commit's hash, with "-dirty" behind it where files were changed since; empty outside a git clone.
-    """
-    if not shutil.which("git"):
-        return ""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(describe, cwd=config.PROJECT_DIR, capture_output=True, text=True).stdout.strip()
-
-
-@contextlib.contextmanager
-def open_run(**options):
-    """Start a run whose end is written down whatever happens: FINISHED, FAILED, or KILLED by Ctrl-C or SIGTERM.
-
-    Args:
-        **options: Arguments of `mlflow.start_run`.
-
-    Yields:
-        The `mlflow.ActiveRun`.
-    """
-    with processes.signals(processes.interrupt):
-        try:
-            with processes.signals_held():
-                run = mlflow.start_run(**options)
-            yield run
-            if processes.repeats:
-                raise KeyboardInterrupt
-            with processes.signals_held():
-                mlflow.end_run()
-        except BaseException as error:
-            # a library may swallow it, or make an error of its own of it
-            interrupted = isinstance(error, KeyboardInterrupt) or bool(processes.repeats)
-            # what was interrupted may hold a transaction open, and so keep the end of the run out of the database
-            if interrupted:
-                cause = error
-                while cause:
-                    traceback.clear_frames(cause.__traceback__)
-                    cause = cause.__context__
-                gc.collect()
-            # a failing end would hide the first error, which is the one that matters
-            with processes.signals_ignored(), contextlib.suppress(MlflowException):
-                for child in psutil.Process().children() if interrupted else []:
-                    processes.stop(child)
-                mlflow.end_run("KILLED" if interrupted else "FAILED")
-            if interrupted and not isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt from None
-            raise
+def end_in_one_line(kind, error, trace):
+    """Say without a traceback what is no fault of the code: a hook for `sys.excepthook`."""
+    if isinstance(error, KeyboardInterrupt):
+        print("Interrupted. What was not finished is not used: run the step again.", file=sys.stderr)
+    elif isinstance(error, StepError):
+        print(error, file=sys.stderr)
+    elif getattr(error, "errno", None) in {errno.ENOSPC, errno.EACCES, errno.EROFS}:
+        print(in_one_line(error), file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
-def start_step(step, **options):
-    """Start the MLflow run of a step.
+# --- MLflow's store
 
-    Under `mlflow run` the run exists already: the step joins it, in whatever experiment it is, and names it. Else
-    a new run starts in the project's experiment.
 
-    Args:
-        step: The step's name, a key of `config.RUN_NAMES`.
-        **options: Further arguments of `mlflow.start_run`.
+def set_experiment():
+    """Choose the experiment for new runs: your own where you have set one, else that of the project.
 
-    Returns:
-        A context manager that gives the active run, to be used in a `with` statement.
+    Under `mlflow run` the run exists already, and `mlflow.start_run` joins it.
 
     Raises:
         StepError: The store cannot be used.
     """
-    open_store(mlflow.get_tracking_uri())
-    close_dead_runs(step)
+    check_store()
+    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
     if "MLFLOW_RUN_ID" not in os.environ:
-        mlflow.set_experiment(config.EXPERIMENT)
-    tags = {"step": step, "script": f"{step}.py", "commit": git_commit(), "process": processes.this_process()}
-    return open_run(run_name=config.RUN_NAMES[step], tags=tags, **options)
+        try:
+            mlflow.set_experiment(name or (None if number else config.EXPERIMENT), None if name else number)
+        except MlflowException as error:  # it was deleted, or there is no such number
+            raise StepError(in_one_line(error)) from None
 
 
-@functools.cache
-def open_store(uri):
-    """Try whether MLflow's store can be used, before MLflow does, which would repeat it for minutes.
+def experiments():
+    """Say where to look for runs: a list with the ID of the experiment that the user has chosen, or None for all."""
+    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    if name:
+        experiment = mlflow.get_experiment_by_name(name)
+        return [experiment.experiment_id] if experiment else []
+    # `mlflow run` without a word about the experiment takes number 0, Default
+    return [number] if number and not (number == "0" and "MLFLOW_RUN_ID" in os.environ) else None
 
-    Args:
-        uri: The tracking URI.
+
+# What an error of a store means, and what to do about it.
+REMEDIES = {
+    r"No space left|disk is full|disk I/O error": "Make room on the disk, then run the step again.",
+    r"readonly|Read-only|Permission denied|unable to open database file": (
+        "Make the folder writable, or set MLFLOW_TRACKING_URI to another store."
+    ),
+    r"not a database|malformed|already exists|duplicate column|no such table|no such column": (
+        "The database is damaged or was never completed. Put back a copy of it, or begin a new one: "
+        "mv mlflow.db mlflow.db.broken"
+    ),
+    r"database is locked": "Another program keeps the store busy: run the step again when that has ended.",
+    r"No module named": "Install the driver of this database: pip install the package of that name.",
+    r"Connection|timed out|timeout expired|Max retries|could not translate host|API request to endpoint": (
+        "Start the server, or correct MLFLOW_TRACKING_URI."
+    ),
+    r"deleted experiment": (
+        "Restore it: mlflow experiments restore --experiment-id NUMBER (mlflow experiments search --view deleted_only)"
+    ),
+    r"filesystem tracking backend": (
+        "Take old runs along: mlflow migrate-filestore --source mlruns --target sqlite:///mlflow.db, then "
+        "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+    ),
+}
+
+
+def in_one_line(error):
+    """Say in one line, without a password, what is wrong with a store and what to do."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # SQLAlchemy may begin with when it noticed, and always names the driver's class
+    reason = next((line for line in lines if not line.startswith("(raised as a result")), lines[0])
+    reason = re.sub(r"^\([\w.]+\) ", "", reason)
+    schema = re.search(r"out-of-date database schema \(found version (\w+)", reason)
+    if schema:
+        migrations = Path(mlflow.__file__).parent / "store" / "db_migrations" / "versions"
+        if list(migrations.glob(f"{schema[1]}_*.py")):
+            return f"It was made by an older MLflow. Copy it, then: mlflow db upgrade {mlflow.get_tracking_uri()}"
+        return f"It was made by another MLflow than {mlflow.__version__}, a newer one it seems: install that one."
+    remedies = [remedy for pattern, remedy in REMEDIES.items() if re.search(pattern, reason)]
+    if "ConnectionPool" in reason:  # the cause is the last in a chain
+        reason = reason.rsplit(": ", 1)[-1].rstrip("\"')")
+    return " ".join([without_password(reason)[:300].rstrip(".") + ".", *remedies[:1]])
+
+
+def without_password(text):
+    """Take the user's name and password out of the addresses in a text."""
+    return re.sub(r"(?<!/)//(?!/)\S*@", "//", text)  # three or four slashes begin a path
+
+
+def check_store():
+    """Try whether MLflow's store can be written, before MLflow does, which would repeat it for minutes.
 
     Raises:
-        StepError: It cannot. (Other errors of a store are put in one line by `errors.say_in_one_line`.)
+        StepError: It cannot. The line says why and what to do.
     """
+    uri = mlflow.get_tracking_uri()
+    database = None
     try:
+        if re.match(r"[\w.-]+:\d+(/|$)", uri):
+            raise StepError(
+                f"{uri}: the store cannot be used. The address of a server begins with http://: http://{uri}"
+            )
         if uri.startswith(("http://", "https://")):
             options = {"max_retries": 1, "backoff_factor": 0, "timeout": 5, "raise_on_status": False}
             http_request(get_default_host_creds(uri), "/health", "GET", **options)
         elif uri.startswith("sqlite:///"):
             path = Path(sqlalchemy.make_url(uri).database)
-            if not path.exists():
-                make_store(path)
+            database = None if path.exists() else path
             with contextlib.closing(sqlite3.connect(path)) as connection:
-                connection.execute("SELECT count(*) FROM sqlite_master")
-        elif uri.startswith("postgresql"):
-            engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 5})
-            engine.connect().close()
-        experiment = mlflow.get_experiment_by_name(config.EXPERIMENT)
-    except (MlflowException, OSError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise StepError(
-            f"{errors.without_password(uri)}: the store cannot be used. {errors.in_one_line(error)}"
-        ) from None
-    if experiment and experiment.lifecycle_stage == LifecycleStage.DELETED and "MLFLOW_RUN_ID" not in os.environ:
-        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
-        raise StepError(f"The experiment {config.EXPERIMENT} is deleted. Restore it: {restore}")
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("CREATE TABLE check_store (x)")
+                connection.rollback()
+        elif "://" in uri and not uri.startswith("file:"):
+            sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 5}).connect().close()
+        mlflow.search_experiments(max_results=1)
+    except (MlflowException, OSError, ImportError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
+        if database:  # what was begun is of no use
+            database.unlink(missing_ok=True)
+        raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
 
 
-def make_store(path):
-    """Make MLflow's SQLite database under another name, and give it its own when it is complete.
-
-    MLflow makes it in many steps. Another process, or the next one after a kill, would find it half made.
-
-    Args:
-        path: The database's `pathlib.Path`, at which there is no file yet.
-    """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # slow, and needed once
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", dir=path.parent) as folder:
-        draft = Path(folder, path.name)
-        store = SqlAlchemyStore(f"sqlite:///{draft.as_posix()}", "./mlruns")
-        store.engine.dispose()
-        with contextlib.suppress(FileExistsError):  # another process was first
-            os.link(draft, path)
+# --- Earlier runs, and the models in the registry
 
 
-# Of a run that is still open when Python ends, MLflow would say that it is finished.
-atexit.register(mlflow.end_run, "FAILED")
-
-
-def experiments():
-    """Say where a step looks for runs.
-
-    Returns:
-        The IDs of the present run's experiment, if `mlflow run` made that run, and of the project's own.
-    """
-    project = mlflow.get_experiment_by_name(config.EXPERIMENT)
-    found = [os.environ.get("MLFLOW_EXPERIMENT_ID"), project and project.experiment_id]
-    return list(dict.fromkeys(filter(None, found)))
-
-
-def close_dead_runs(step):
-    """Mark runs of a step as KILLED whose process was killed before it could do so.
-
-    Trials and other runs below them, which have no process of their own, are closed with them.
+def latest_run(step, run_id=None, order_by="attributes.end_time DESC", **tags):
+    """Find the finished run of a step that ended last, or check the one that is named.
 
     Args:
-        step: The step's name, a key of `config.RUN_NAMES`.
-    """
-    running = mlflow.search_runs(experiments(), "attributes.status = 'RUNNING'", output_format="list")
-    dead = [
-        run for run in running if run.data.tags.get("step") == step and processes.is_dead(run.data.tags.get("process"))
-    ]
-    for run in dead:  # grows on the way
-        mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
-        below = [child for child in running if child.data.tags.get("mlflow.parentRunId") == run.info.run_id]
-        for child in below:
-            process = child.data.tags.get("process")
-            if child not in dead and (process is None or processes.is_dead(process)):
-                dead.append(child)
-
-
-def latest_run(step, run_id=None, **tags):
-    """Find the newest finished run of a step, or check the one that the user names.
-
-    The experiment of the present run is searched first, then the project's own.
-
-    Args:
-        step: The step's name, a key of `config.RUN_NAMES`.
-        run_id: The ID of the run to take; where it is empty or None, the newest is taken.
-        **tags: Tags that the run must have, with their values.
+        step: The value of the run's tag `step`.
+        run_id: The ID of the run to take; where it is None, the one that ended last is taken.
+        order_by: Another order, in the words of `mlflow.search_runs`.
+        **tags: Further tags that the run must have, with their values.
 
     Returns:
         The `mlflow.entities.Run`.
 
     Raises:
-        StepError: No such run has finished yet, or the run with this ID is not one.
+        StepError: There is no such run, or the run with this ID is not one.
     """
-    open_store(mlflow.get_tracking_uri())
+    check_store()
+    tags = {"step": step, **tags}
     if run_id:
-        return checked_run(step, run_id, tags)
-    wanted = [f"tags.{name} = '{value}'" for name, value in {"step": step, **tags}.items()]
-    for experiment in experiments():
+        run = named_run(run_id, tags)
+    else:
         runs = mlflow.search_runs(
-            [experiment],
-            " and ".join([*wanted, "attributes.status = 'FINISHED'"]),
-            order_by=["attributes.start_time DESC"],
+            experiments(),
+            " and ".join(["attributes.status = 'FINISHED'", *(f"tags.{name} = '{tags[name]}'" for name in tags)]),
+            search_all_experiments=experiments() is None,
+            order_by=[order_by],
             max_results=1,
             output_format="list",
         )
-        if runs:
-            return runs[0]
-    made_with = "".join(f" with {name} {value}" for name, value in tags.items())
-    entry_point = step.replace("_", "-")
-    raise StepError(f"No finished run of {step}{made_with} was found. First run: mlflow run . -e {entry_point}")
+        if not runs:
+            wanted = " and ".join(f"{name} {value}" for name, value in tags.items())
+            where = "" if experiments() is None else " in the experiment that you have chosen"
+            command = f"mlflow run . -e {step.replace('_', '-')} --env-manager local"
+            raise StepError(f"There is no finished run with {wanted}{where}. First run: {command}")
+        run = runs[0]
+    data = run.data.tags.setdefault("data", "data of an older version of this project")
+    logger.info(f"Using {run.info.run_name} {run.info.run_id} of {run.data.tags.get('mlflow.user')}: {data}")
+    return run
 
 
-def checked_run(step, run_id, tags):
-    """Get a run by its ID and check that it is what a step can use.
-
-    Args:
-        step: The name of the step that it must be a run of.
-        run_id: The run's ID.
-        tags: A dict of tags that it must have, with their values.
-
-    Returns:
-        The `mlflow.entities.Run`.
-
-    Raises:
-        StepError: There is no such run, it is deleted or has not finished, or it is of another step or other data.
-    """
-    remedy = f"Give the ID of a finished run of {step}, or none for the newest."
+def named_run(run_id, tags):
+    """Get the run with this ID if it is finished and has these tags; else say what is wrong with it."""
+    remedy = "Give the ID of another run, or none for the last one."
     try:
         run = mlflow.get_run(run_id)
     except MlflowException as error:
-        if error.error_code not in ["RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"]:
-            raise
-        raise StepError(f"There is no run {run_id}. {remedy}") from None
-    if "step" not in run.data.tags and "tuning_run_id" in run.data.tags:  # a worker, of a search that another began
-        return checked_run(step, run.data.tags["tuning_run_id"], tags)
-    if run.data.tags.get("step") != step:
-        raise StepError(f"Run {run_id} is not one of {step}. {remedy}")
-    if run.info.lifecycle_stage == LifecycleStage.DELETED:
+        raise StepError(f"Run {run_id}: {in_one_line(error)} {remedy}") from None
+    wrong = [
+        f"{name} {run.data.tags.get(name)}, not {value}"
+        for name, value in tags.items()
+        if run.data.tags.get(name) != value
+    ]
+    if wrong:
+        raise StepError(f"Run {run_id} has {', '.join(wrong)}. {remedy}")
+    if run.info.lifecycle_stage != "active":
         raise StepError(f"Run {run_id} is deleted. Restore it: mlflow runs restore --run-id {run_id}")
     if run.info.status != "FINISHED":
         raise StepError(f"Run {run_id} is {run.info.status}. {remedy}")
-    for name, value in tags.items():
-        if run.data.tags.get(name) != value:
-            raise StepError(f"Run {run_id} has the {name} {run.data.tags.get(name)}, not {value}. {remedy}")
     return run
 
 
@@ -299,141 +286,133 @@ def registered_version(name, training_run):
         StepError: The registry has no such version.
     """
     run_id = training_run.info.run_id
-    versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    versions = mlflow.search_model_versions(filter_string=f"name = '{name}' and run_id = '{run_id}'")
     if not versions:
         raise StepError(f"{name} has no version made by training run {run_id}. Train: mlflow run . -e model-training")
     return int(versions[0].version)
 
 
-def champion():
+def model_encoding(model_uri):
+    """Say how the data must be given to a model that this project has trained.
+
+    Args:
+        model_uri: Its address, such as "models:/CancerModel/1".
+
+    Returns:
+        The dict that the training wrote into the model's metadata (`data_files.learn_encoding`).
+
+    Raises:
+        MlflowException, OSError: There is no such model, or its files are gone.
+    """
+    info = mlflow.models.get_model_info(model_uri)
+    columns = info.signature.inputs.input_names() if info.signature else []
+    older = {"target": "target", "classes": [0, 1], "words": {}}  # models from before there was such metadata
+    return {"columns": columns, **older, **(info.metadata or {})}
+
+
+def champion_version():
     """Tell which version of the classifier is the champion.
 
     Returns:
         The version's number, or None where there is none yet.
     """
-    models = mlflow.MlflowClient().search_registered_models(f"name = '{config.CLASSIFIER_MODEL}'")
-    aliases = models[0].aliases if models else {}
-    return int(aliases[config.CHAMPION]) if config.CHAMPION in aliases else None
+    models = mlflow.search_registered_models(filter_string=f"name = '{config.CLASSIFIER_MODEL}'")
+    champion = models[0].aliases.get(config.CHAMPION) if models else None
+    return int(champion) if champion else None
+
+
+# --- Data
 
 
 def add_features(frame):
     """Add the feature `symmetry per texture` to breast cancer data that does not have it yet.
 
-    It is missing where the texture is missing or zero.
-
     Args:
         frame: A `pandas.DataFrame`, one row per example.
 
     Returns:
-        The frame with the feature as its last column; other data comes back as it is.
+        The frame with the feature as its last column, missing where the texture is missing or zero; other data comes
+        back as it is.
     """
-    name = "symmetry per texture"
-    if name in frame or not {"mean symmetry", "mean texture"} <= set(frame.columns):
+    if "symmetry per texture" in frame or not {"mean symmetry", "mean texture"} <= set(frame):
         return frame
     ratio = frame["mean symmetry"] / frame["mean texture"]
-    return frame.assign(**{name: ratio.where(np.isfinite(ratio))})
+    return frame.assign(**{"symmetry per texture": ratio.where(np.isfinite(ratio))})
 
 
-def load_split(data_run, split):
-    """Load one of the two data sets that a data preparation run left behind.
-
-    Args:
-        data_run: The `mlflow.entities.Run` of the step `data_preprocessing`.
-        split: "train" or "test".
-
-    Returns:
-        A `pandas.DataFrame`: one row per example, features as float64, `target` as 0 or 1.
-    """
-    path = mlflow.artifacts.download_artifacts(run_id=data_run.info.run_id, artifact_path=f"datasets/{split}.csv")
-    return pd.read_csv(path)
-
-
-def threads(frame, workers=1):
-    """Tell with how many threads XGBoost should train.
+def as_dataset(frame, source, name, target):
+    """Describe a data set for MLflow, with a digest over all rows (MLflow's own takes the first 10,000).
 
     Args:
-        frame: The training data, a `pandas.DataFrame`.
-        workers: How many processes of this machine train at the same time.
-
-    Returns:
-        1 for few rows, where sharing the work costs more than it brings, else this process's share of the cores; 0
-        means all of them, or `OMP_NUM_THREADS` where that is set.
-    """
-    if len(frame) < config.ROWS_FOR_THREADS:
-        return 1
-    return 0 if workers == 1 else max(1, (os.cpu_count() or 1) // workers)
-
-
-def insist(write, *args, **kwargs):
-    """Write what other processes may be writing too, at this moment.
-
-    The database of a tracking server refuses the second of two equal rows. Tried again, MLflow finds the row in place.
-
-    Args:
-        write: A function such as `mlflow.set_tag`.
-        *args: Its arguments.
-        **kwargs: Its arguments by name.
-
-    Raises:
-        MlflowException: The server refused it each of five times.
-    """
-    for _ in range(4):
-        try:
-            return write(*args, **kwargs)
-        except MlflowException as error:
-            if error.error_code != "BAD_REQUEST":
-                raise
-        time.sleep(random.uniform(0, 0.5))  # so that they do not meet again
-    return write(*args, **kwargs)
-
-
-def as_dataset(frame, source, name):
-    """Describe a data set for MLflow.
-
-    Left to itself MLflow looks at every single value to tell the types of the columns, 40 seconds for a million rows,
-    and takes the digest of the first 10,000 rows only.
-
-    Args:
-        frame: The data set, a `pandas.DataFrame` of features and `target`.
-        source: Where it comes from: a path, or an address such as "runs:/ID/FILE", which outlives a move of the store.
+        frame: The data set, a `pandas.DataFrame` of features and target.
+        source: Where it is: a path, or an address such as "runs:/ID/FILE".
         name: What to call it.
+        target: The name of the target column.
 
     Returns:
-        The `mlflow.data.dataset.Dataset`. Its digest is equal for equal data.
+        The `mlflow.data.dataset.Dataset`, for `mlflow.log_input`. Its digest is equal for equal data.
     """
     digest = hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy())
     digest.update(repr(list(frame)).encode())
-    # a row that has a missing value in each column that has one anywhere
-    row = frame.head(1).mask(frame.isna().any(), axis="columns")
-    with warnings.catch_warnings():  # hints on whole-number columns (the target)
-        warnings.simplefilter("ignore", UserWarning)
-        # MLflow has no kind of source for the files of a run. The one for local files can load them too.
-        dataset = mlflow.data.from_pandas(
-            frame,
-            source=LocalArtifactDatasetSource(source),
-            targets=config.TARGET,
-            name=name,
-            digest=digest.hexdigest()[:8],
-        )
-        dataset.schema = mlflow.models.infer_signature(row).inputs
+    source = LocalArtifactDatasetSource(
+        source
+    )  # MLflow has no kind of source for the files of a run; this one loads them
+    dataset = mlflow.data.from_pandas(frame, source, target, name, digest.hexdigest()[:8])
+    # Told by one row, with a missing value in each column that has one anywhere: with a million rows MLflow takes 15 s.
+    dataset.schema = mlflow.models.infer_signature(frame.head(1).mask(frame.isna().any(), axis="columns")).inputs
     return dataset
 
 
-def log_dataset(frame, data_run, split, context):
-    """Log one of the two data sets of a data preparation run as an input of the active run.
+def log_dataset(frame, name, target, context):
+    """Keep a data set with the active run: as a CSV file among its artifacts, and as a dataset input.
 
     Args:
-        frame: The data set, a `pandas.DataFrame` of features and `target`.
-        data_run: The `mlflow.entities.Run` of the step `data_preprocessing` that holds it as an artifact.
-        split: "train" or "test".
-        context: What the active run uses it for: "preprocessing", "tuning", "training" or "testing".
+        frame: The data set, a `pandas.DataFrame` of features and target.
+        name: What to call it: the file is datasets/NAME.csv.
+        target: The name of the target column.
+        context: What it is used for, such as "training".
 
     Returns:
-        The data set's digest, equal for equal data.
+        The `mlflow.data.dataset.Dataset`.
     """
-    dataset = as_dataset(frame, f"runs:/{data_run.info.run_id}/datasets/{split}.csv", split)
-    insist(mlflow.log_input, dataset, context=context)
-    return dataset.digest
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{name}.csv")
+        frame.to_csv(path, index=False)
+        mlflow.log_artifact(path, "datasets")
+    dataset = as_dataset(frame, f"runs:/{mlflow.active_run().info.run_id}/datasets/{name}.csv", name, target)
+    mlflow.log_input(dataset, context)
+    return dataset
+
+
+def load_dataset(run, name):
+    """Load a data set that a run has kept with `log_dataset`.
+
+    Args:
+        run: The `mlflow.entities.Run`.
+        name: "train" or "test".
+
+    Returns:
+        A `pandas.DataFrame` equal to the one that was logged: one row per example, features and target.
+    """
+    path = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=f"datasets/{name}.csv")
+    logged = next(data.dataset for data in run.inputs.dataset_inputs if data.dataset.name == name)
+    columns = json.loads(logged.schema)["mlflow_colspec"]
+    words = {column["name"]: "str" for column in columns if column["type"] == "string"}
+    frame = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    logger.info(f"{name}: {len(frame)} rows, {frame.shape[1] - 1} features, digest {logged.digest}")
+    return frame
+
+
+def threads(frame):
+    """Tell with how many threads XGBoost should train: one where sharing the work costs more than it brings.
+
+    Args:
+        frame: The training data, a `pandas.DataFrame`.
+
+    Returns:
+        1 for fewer than `config.ROWS_FOR_THREADS` rows, else 0: all cores, or `OMP_NUM_THREADS` where that is set.
+    """
+    return 1 if len(frame) < config.ROWS_FOR_THREADS else 0
 
 
 def as_request(frame):
@@ -445,11 +424,10 @@ def as_request(frame):
     Returns:
         A dict that can be sent as JSON, in MLflow's form `dataframe_split`; a missing number becomes null.
     """
-    rows = frame.astype(object).where(frame.notna(), None)
-    return {"dataframe_split": rows.to_dict("split", index=False)}
+    return {"dataframe_split": frame.astype(object).where(frame.notna(), None).to_dict("split", index=False)}
 
 
-def pinned(*packages):
+def pinned_requirements(*packages):
     """Name installed packages with their versions, as the requirements of a model.
 
     Args:
@@ -465,3 +443,75 @@ def pinned(*packages):
         except PackageNotFoundError:  # the build of XGBoost without GPU libraries has a name of its own
             requirements.append(f"{package}-cpu=={version(f'{package}-cpu')}")
     return requirements
+
+
+# --- The studies of the tuning
+
+
+def open_storage(address):
+    """Open what several searches share: a file on one machine, or a database for many.
+
+    Args:
+        address: The path of a journal file, or the URL of a database, such as "postgresql://user@host/optuna".
+
+    Returns:
+        The Optuna storage. In a database each trial has a heartbeat: if its process dies, another one repeats it.
+
+    Raises:
+        StepError: It cannot be used. The line says why and what to do.
+    """
+    try:
+        if "://" in address:
+            patience = {"connect_args": {"connect_timeout": 5}} if address.startswith("postgresql") else {}
+            return optuna.storages.RDBStorage(
+                address,
+                engine_kwargs=patience,
+                heartbeat_interval=config.HEARTBEAT_SECONDS,
+                grace_period=config.LOST_AFTER_SECONDS,
+                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(),
+            )
+        path = Path(address).expanduser().absolute()
+        if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
+            raise StepError(
+                f"{path} ends in half a line, of a process that was killed: remove it: sed -i '$ d' '{path}'"
+            )
+        logger.info(f"The study is in {path}")
+        return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    except (OSError, ValueError, ImportError, RuntimeError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise StepError(
+            f"{without_password(address)}: the study's storage cannot be used. {in_one_line(error)}"
+        ) from None
+
+
+def set_up():
+    """Set up the logger, quiet the libraries and forbid pickles: the one effect of importing this module."""
+    # One line per message. Through a function, because Jupyter changes sys.stderr from cell to cell.
+    logger.remove()
+    logger.add(lambda message: sys.stderr.write(message), format="{level}: {message}", level="INFO")
+    # No model is ever loaded from a pickle: the programs that we start know it too.
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    # MLflow repeats a failed request for minutes. A server that is not back after half a minute will need our help.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    # MLflow looks for git, and warns at length where there is none.
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    # Progress of copying a local file, and two lines with addresses for every trial.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # MLflow's remarks (its warnings still show), and those of the tool that makes its database.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # The traceback of each database error, which is raised too.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    # Its doubts about every two-valued target that it is shown.
+    logging.getLogger("mlflow.models.evaluation.evaluators.classifier").setLevel(logging.ERROR)
+    # Optuna says a line for each trial; there is a progress bar.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # "Experimental" things that exist since 2021, a hint on whole-number columns, and SHAP's seed.
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
+    warnings.filterwarnings("ignore", message="The NumPy global RNG was seeded", category=FutureWarning)
+
+
+set_up()

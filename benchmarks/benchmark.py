@@ -41,10 +41,10 @@ import xgboost as xgb
 from mlflow.models import infer_signature
 
 import config
-import processes
+import servers
 import utils
 from benchmarks import floors, postgres
-from errors import StepError
+from utils import StepError
 from notebook_tools.extract import extract
 from notebook_tools.run import copy_project
 
@@ -370,7 +370,7 @@ def measure_tracking(effort, folder):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     data_run = utils.latest_run("data_preprocessing")
     arguments = effort, folder, data_run, utils.load_split(data_run, "train")
-    sqlite, port = mlflow.get_tracking_uri(), processes.free_port()
+    sqlite, port = mlflow.get_tracking_uri(), servers.free_port()
     server_uri = f"http://127.0.0.1:{port}"
     store = (folder / "server").resolve()
     store.mkdir()
@@ -384,7 +384,7 @@ def measure_tracking(effort, folder):
         "a call each round, SQLite": lambda: search(*arguments, sqlite, log_each_round),
         "a call each round, server": lambda: search(*arguments, server_uri, log_each_round),
     }
-    with processes.server(command, f"{server_uri}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+    with servers.server(command, f"{server_uri}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
         for uri in [server_uri, sqlite]:  # the first contact with a store takes longer
             mlflow.set_tracking_uri(uri)
             mlflow.set_experiment(config.EXPERIMENT)
@@ -822,14 +822,14 @@ def start_servers(effort, stack, inputs):
     addresses = {}
 
     def start(name, setting, command, health, ports=(), **variables):
-        port = processes.free_port()
+        port = servers.free_port()
         url = f"http://127.0.0.1:{port}"
-        variables |= {variable: str(processes.free_port()) for variable in ports}
+        variables |= {variable: str(servers.free_port()) for variable in ports}
         if name == REST:
             variables["MLSERVER_HTTP_PORT"] = str(port)
         else:
             command = [*command, "--port", str(port)]
-        stack.enter_context(processes.server(command, f"{url}{health}", **variables))
+        stack.enter_context(servers.server(command, f"{url}{health}", **variables))
         addresses[name, setting] = url
 
     start(SERVE, ONE_THREAD, serve, "/health")

@@ -285,9 +285,9 @@ def model_serving(folder, options):
         training_run=None,
         data_run=None,
         test=test,
-        port=processes.free_port(),
+        port=servers.free_port(),
     )
-    with processes.server([*script["command"], "--port", str(script["port"])], f"{script['url']}/health"):
+    with servers.server([*script["command"], "--port", str(script["port"])], f"{script['url']}/health"):
         response = requests.post(f"{script['url']}/invocations", json=utils.as_request(test), timeout=60)
     response.raise_for_status()
     expected = mlflow.pyfunc.load_model(script["model_uri"]).predict(test)

@@ -7,8 +7,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import processes
-from errors import StepError
+import servers
+from utils import StepError
 
 
 def find_programs():
@@ -40,7 +40,7 @@ def server():
         user, as_user = "postgres", ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
     with tempfile.TemporaryDirectory() as folder:
         shutil.chown(folder, user)
-        port, data = str(processes.free_port()), f"{folder}/data"
+        port, data = str(servers.free_port()), f"{folder}/data"
 
         def run(program, *words):
             command = [*as_user, programs / program, *words]

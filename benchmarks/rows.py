@@ -23,7 +23,7 @@ from sklearn.datasets import load_breast_cancer
 import config
 import utils
 from benchmarks.benchmark import FOREIGN_VARIABLES, surroundings
-from errors import StepError
+from utils import StepError
 from notebook_tools.run import copy_project
 
 SIZES = [569, 100_000, 1_000_000]

@@ -24,8 +24,8 @@ from playwright.sync_api import sync_playwright
 from swagger_ui_bundle import swagger_ui_path
 
 import config
-import processes
-from errors import StepError
+import servers
+from utils import StepError
 from notebook_tools.run import copy_project
 
 # One and a half picture points to a point of the page: sharp on good screens, and legible at the width of a README.
@@ -363,7 +363,7 @@ def runs_list(page, store):
     page.keyboard.press("Escape")
     for name in ["Run Name", "num_boost_round"]:  # as wide as needed
         page.locator(f".ag-header-cell[col-id$='`{name}`'] .ag-header-cell-resize").dblclick()
-    return [config.RUN_NAMES["hyperparameters_tuning"], "Trial_0", "accuracy", "learning_rate"]
+    return ["Hyperparameters_Search", "Trial_0", "accuracy", "learning_rate"]
 
 
 def runs_charts(page, store):
@@ -396,7 +396,7 @@ def system_metrics(page, store):
     store.open(page, f"runs/{store.run_id('hyperparameters_tuning')}/system-metrics")
     page.get_by_label("Toggle sidebar").click()
     search_charts(page, "cpu|memory", 3)
-    return [config.RUN_NAMES["hyperparameters_tuning"], "cpu_utilization_percentage"]
+    return ["Hyperparameters_Search", "cpu_utilization_percentage"]
 
 
 def model_artifacts(page, store):
@@ -412,14 +412,14 @@ def model_metrics(page, store):
     set_height(page, 640)
     store.open(page, f"runs/{store.run_id('model_training')}/model-metrics")
     search_charts(page, "test|logloss", 3)
-    return [config.RUN_NAMES["model_training"], "validation-logloss"]
+    return ["Model_Training", "validation-logloss"]
 
 
 def shap_plot(page, store):
     """The SHAP plot among the artifacts of the evaluation."""
     store.open(page, f"runs/{store.run_id('data_evaluation')}/artifacts/shap_beeswarm_plot.png")
     page.wait_for_function("[...document.images].some(image => image.complete && image.naturalWidth > 300)")
-    return [config.RUN_NAMES["data_evaluation"], "shap_beeswarm_plot.png"]
+    return ["Data_Evaluation", "shap_beeswarm_plot.png"]
 
 
 MLFLOW_PICTURES = {
@@ -452,13 +452,13 @@ def mlflow_ui(folder):
     """
     if not (Path(folder) / "mlflow.db").is_file():
         raise PictureError(f"{folder}: holds no mlflow.db. Run the notebook: make walkthrough")
-    port = processes.free_port()
+    port = servers.free_port()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--port", str(port)]
     store = f"sqlite:///{(Path(folder) / 'mlflow.db').resolve().as_posix()}"
     command += ["--backend-store-uri", store]
     variables = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with processes.server(command, f"{address}/health", folder, **variables):
+    with servers.server(command, f"{address}/health", folder, **variables):
         yield Store(folder, address)
 
 
@@ -512,7 +512,7 @@ def take_mlserver(chromium, folder, out):
     program = Path(folder, "docker", "mlserve", ".venv", "bin", "mlserver").resolve()
     if not program.exists():
         raise PictureError(f"mlserver: {program} is missing. Run the notebook: make walkthrough")
-    ports = {f"MLSERVER_{name}_PORT": str(processes.free_port()) for name in ["HTTP", "GRPC", "METRICS"]}
+    ports = {f"MLSERVER_{name}_PORT": str(servers.free_port()) for name in ["HTTP", "GRPC", "METRICS"]}
     model = f"http://127.0.0.1:{ports['MLSERVER_HTTP_PORT']}/v2/models/cancer-model"
 
     def serve_asset(route):
@@ -528,7 +528,7 @@ def take_mlserver(chromium, folder, out):
 
     store = f"sqlite:///{Path(folder, 'mlflow.db').resolve()}"
     command = [str(program), "start", str(program.parents[2])]
-    with processes.server(command, f"{model}/ready", folder, MLFLOW_TRACKING_URI=store, **ports):
+    with servers.server(command, f"{model}/ready", folder, MLFLOW_TRACKING_URI=store, **ports):
         page = new_page(chromium)
         path = take("mlserver", show, page, out)
         page.context.close()
@@ -611,7 +611,7 @@ def jupyterlab(folder):
     Raises:
         PictureError: It does not start.
     """
-    port, token = processes.free_port(), secrets.token_hex()
+    port, token = servers.free_port(), secrets.token_hex()
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root"]
@@ -619,7 +619,7 @@ def jupyterlab(folder):
         places = ["JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
         variables = {place: str(Path(home, place)) for place in places}
         variables["MLFLOW_TRACKING_URI"] = ""  # the notebook's own store, whatever is set here
-        with processes.server(command, f"{address}/api/status?token={token}", folder, **variables):
+        with servers.server(command, f"{address}/api/status?token={token}", folder, **variables):
             yield f"{address}/lab?token={token}"
 
 

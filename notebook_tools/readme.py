@@ -9,16 +9,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-import jupytext
 import yaml
 from bs4 import BeautifulSoup
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 import config
+from notebook_tools.extract import find_settings, read_notebook
 from notebook_tools.run import copy_project, execute
 
 README = config.PROJECT_DIR / "README.md"
+SCRIPTS = find_settings(config.PROJECT_DIR)["scripts"]
 
 # What differs from run to run and means nothing to a reader, and what stands in its place.
 VARYING = [
@@ -105,7 +106,7 @@ class PrepareOutputs(Preprocessor):
         """Prepare one cell, as nbconvert calls it."""
         if cell.cell_type != "code":
             return cell, resources
-        cell.metadata.script = next((tag for tag in cell.metadata.get("tags", []) if tag in config.SCRIPTS), None)
+        cell.metadata.script = next((tag for tag in cell.metadata.get("tags", []) if tag in SCRIPTS), None)
         kept = []
         for output in cell.outputs:
             if output.output_type == "stream":
@@ -228,7 +229,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="notebook_tools.readme", description="Make README.md from the notebook.")
     parser.add_argument("--check", action="store_true", help="execute nothing, compare README.md with the notebook")
     options = parser.parse_args(arguments)
-    notebook = jupytext.read(config.PROJECT_DIR / "modeling.py")
+    notebook = read_notebook(config.PROJECT_DIR / "modeling.py")
     if options.check:
         found = problems(notebook, README.read_text(encoding="utf-8"), config.PROJECT_DIR)
         for line in found:

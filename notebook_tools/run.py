@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import config
+from notebook_tools.extract import ExtractError, check_pair, read_notebook
 
 
 def copy_project(folder):
@@ -82,11 +83,16 @@ def main():
     """Run the notebook and keep the result as `modeling.ipynb`.
 
     Returns:
-        The exit code: 0, or 1 where a cell failed.
+        The exit code: 0, 1 where a cell failed, 2 where the notebook cannot be run as it is.
     """
     source = config.PROJECT_DIR / "modeling.py"
     result = source.with_suffix(".ipynb")
-    notebook = jupytext.read(source)
+    try:
+        check_pair(source)
+        notebook = read_notebook(source)
+    except ExtractError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         execute(notebook, config.PROJECT_DIR)
     except CellExecutionError as error:

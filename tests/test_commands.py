@@ -6,7 +6,7 @@ import shlex
 import pytest
 from conftest import ROOT
 
-import processes
+import servers
 
 TEXT = (ROOT / "README.md").read_text()
 SHOWN = {
@@ -77,5 +77,5 @@ def test_command(walkthrough, command):
 def test_server(walkthrough, monkeypatch, command, address):
     monkeypatch.chdir(walkthrough.folder)
     monkeypatch.setenv("PATH", walkthrough.environment["PATH"])
-    with processes.server(words_of(command), address) as log:
+    with servers.server(words_of(command), address) as log:
         assert "Traceback" not in log.read_text()

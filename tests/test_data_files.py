@@ -8,7 +8,7 @@ import pytest
 
 import data_files
 import utils
-from errors import StepError
+from utils import StepError
 
 GOOD = "size,weight,target\n1.5,2,0\n2.5,,1\n-3e2,4,0\n"
 FRAME = {"size": [1.5, 2.5, -300.0], "weight": [2.0, np.nan, 4.0], "target": [0, 1, 0]}

@@ -17,7 +17,7 @@ import yaml
 from conftest import ROOT, Project
 
 import config
-import processes
+import servers
 import utils
 
 # The folder of each image, with the name of its service in docker-compose.yml.
@@ -59,7 +59,7 @@ class Containers(Project):
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.port, self.metrics_port = processes.free_port(), processes.free_port()
+        self.port, self.metrics_port = servers.free_port(), servers.free_port()
 
     def compose(self, folder, *words, **variables):
         """Run Compose with the file of one folder."""

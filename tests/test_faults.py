@@ -24,7 +24,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 
 import config
 import errors
-import processes
+import servers
 import utils
 
 KILLS = int(os.environ.get("KILLS", "1"))
@@ -327,7 +327,7 @@ def test_swallowed_interrupt_comes_again(tmp_path):
     script.write_text(f"""
 import os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-import processes
+import servers
 
 class Callback:
     def __del__(self):
@@ -516,7 +516,7 @@ def silent_server():
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
 @pytest.mark.parametrize("state", ["down", "silent"])
 def test_unreachable_store(empty_project, silent_server, scheme, state):
-    port = silent_server if state == "silent" else processes.free_port()
+    port = silent_server if state == "silent" else servers.free_port()
     uri = f"{scheme}://someone:secret@127.0.0.1:{port}/name"
     line = said_in_one_line(empty_project.run("python", "data_preprocessing.py", MLFLOW_TRACKING_URI=uri, **SMALL))
     assert line.startswith(f"{scheme}://127.0.0.1:{port}/name: the store cannot be used. ")

@@ -21,9 +21,9 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 
 import config
-import processes
+import servers
 import utils
-from errors import StepError
+from utils import StepError
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,7 @@ def uris(walkthrough, models):
 
 def mlflow_serve(uri, port):
     command = ["mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--host", "127.0.0.1", "-p", str(port)]
-    return processes.server(command, f"http://127.0.0.1:{port}/health")
+    return servers.server(command, f"http://127.0.0.1:{port}/health")
 
 
 def mlserver(walkthrough, uri, port, folder):
@@ -63,20 +63,20 @@ def mlserver(walkthrough, uri, port, folder):
     settings["parameters"]["uri"] = uri
     shutil.copy(source / "settings.json", folder)
     (folder / "model-settings.json").write_text(json.dumps(settings))
-    return processes.server(
+    return servers.server(
         [str(source / ".venv" / "bin" / "mlserver"), "start", str(folder)],
         f"http://127.0.0.1:{port}/v2/models/cancer-model/ready",
         MLFLOW_TRACKING_URI=mlflow.get_tracking_uri(),
         MLSERVER_HTTP_PORT=str(port),
-        MLSERVER_GRPC_PORT=str(processes.free_port()),
-        MLSERVER_METRICS_PORT=str(processes.free_port()),
+        MLSERVER_GRPC_PORT=str(servers.free_port()),
+        MLSERVER_METRICS_PORT=str(servers.free_port()),
     )
 
 
 @pytest.fixture(scope="module")
 def servers(walkthrough, models, uris, tmp_path_factory):
     """Both servers, with the classifier and with the custom model: a dict from (server, model) to the address."""
-    ports = [processes.free_port() for _ in range(4)]
+    ports = [servers.free_port() for _ in range(4)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", walkthrough.environment["PATH"])
         with (
@@ -393,7 +393,7 @@ def processes_of(text):
 
 
 def test_model_serving_on_a_given_port(walkthrough, uris):
-    port = processes.free_port()
+    port = servers.free_port()
     uri = uris[config.CUSTOM_MODEL]
     result = walkthrough.mlflow_run("model-serving", model_uri=uri, port=port)
     assert result.returncode == 0, result.stderr
@@ -428,27 +428,27 @@ def test_server_that_ends():
     command = [sys.executable, "-c", "print('starting'); raise SystemExit('an error: no model')"]
     with (
         pytest.raises(StepError, match="The server ended. It said: an error: no model"),
-        processes.server(command, f"http://127.0.0.1:{processes.free_port()}/health"),
+        servers.server(command, f"http://127.0.0.1:{servers.free_port()}/health"),
     ):
         pass
 
 
 def test_server_that_never_gets_ready(monkeypatch):
     monkeypatch.setattr(config, "SERVER_TIMEOUT", 3)
-    mark = f"never-ready-{processes.free_port()}"
+    mark = f"never-ready-{servers.free_port()}"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)', '{mark}'])"
     with (
         pytest.raises(StepError, match="was not ready after 3 seconds"),
-        processes.server([sys.executable, "-c", child, mark], f"http://127.0.0.1:{processes.free_port()}/health"),
+        servers.server([sys.executable, "-c", child, mark], f"http://127.0.0.1:{servers.free_port()}/health"),
     ):
         pass
     assert processes_of(mark) == []
 
 
 def test_server_stops_when_the_caller_fails():
-    port = processes.free_port()
+    port = servers.free_port()
     command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
-    with pytest.raises(ZeroDivisionError), processes.server(command, f"http://127.0.0.1:{port}/"):
+    with pytest.raises(ZeroDivisionError), servers.server(command, f"http://127.0.0.1:{port}/"):
         assert processes_of(f"http.server {port}")
         1 / 0  # noqa: B018
     assert processes_of(f"http.server {port}") == []
@@ -458,11 +458,11 @@ def test_interrupted_step_leaves_no_server():
     """Ctrl-C while the server runs: the step stops it."""
     code = (
         "import sys, processes; command = [sys.executable, '-m', 'http.server', sys.argv[1], '--bind', '127.0.0.1']\n"
-        "with processes.server(command, f'http://127.0.0.1:{sys.argv[1]}/'):\n"
+        "with servers.server(command, f'http://127.0.0.1:{sys.argv[1]}/'):\n"
         "    print('up', flush=True); import time; time.sleep(600)"
     )
     for ending in ["SIGINT", "SIGTERM"]:
-        port = str(processes.free_port())
+        port = str(servers.free_port())
         process = subprocess.Popen(
             [sys.executable, "-c", code, port], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

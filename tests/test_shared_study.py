@@ -18,7 +18,7 @@ from conftest import Project
 from optuna.trial import TrialState
 
 import config
-import processes
+import servers
 import shared_study
 from benchmarks import postgres
 
@@ -38,7 +38,7 @@ def database():
 def shared_project(database, tmp_path_factory):
     """A copy of the project whose runs are on a tracking server, with prepared data."""
     project = Project(tmp_path_factory.mktemp("shared"))
-    port = processes.free_port()
+    port = servers.free_port()
     command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
@@ -46,7 +46,7 @@ def shared_project(database, tmp_path_factory):
         "--artifacts-destination",
         str(project.folder / "artifacts"),
     ]
-    with processes.server(command, f"http://127.0.0.1:{port}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+    with servers.server(command, f"http://127.0.0.1:{port}/health", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
         project.tracking_uri = f"http://127.0.0.1:{port}"
         project.storage = f"{database}/optuna"
         result = project.run("python", "data_preprocessing.py", MLFLOW_TRACKING_URI=project.tracking_uri)
@@ -301,7 +301,7 @@ def silent_port():
 
 
 def test_unreachable_database(prepared):
-    address = f"postgresql://someone:secret@127.0.0.1:{processes.free_port()}/optuna"
+    address = f"postgresql://someone:secret@127.0.0.1:{servers.free_port()}/optuna"
     line = refusal(prepared, "--storage", address)
     assert line.startswith("postgresql://127.0.0.1")
     assert "Connection refused" in line
@@ -313,7 +313,7 @@ def test_unreachable_database(prepared):
 
 
 def test_unreachable_tracking_server(prepared):
-    address = f"http://127.0.0.1:{processes.free_port()}"
+    address = f"http://127.0.0.1:{servers.free_port()}"
     assert address in refusal(prepared, MLFLOW_TRACKING_URI=address)
 
 

@@ -10,7 +10,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_wine
 
 import config
-import processes
+import servers
 import utils
 
 pytestmark = pytest.mark.slow
@@ -126,7 +126,7 @@ def git_url(empty_project):
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@localhost"]
     for command in [["init", "-q"], ["add", "-A"], ["commit", "-qm", "."], ["clone", "-q", "--bare", ".", "p.git"]]:
         subprocess.run([*git, *command], cwd=empty_project.folder, check=True)
-    port = processes.free_port()
+    port = servers.free_port()
     daemon = [
         "git",
         "daemon",

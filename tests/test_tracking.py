@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from test_commands import words_of
 
 import config
-import processes
+import servers
 import utils
 
 pytestmark = pytest.mark.slow
@@ -29,10 +29,10 @@ INVALID_HOST = "Invalid Host header"
 @contextlib.contextmanager
 def tracking_server(project):
     """`make tracking-server` in a project; yields the address."""
-    port = processes.free_port()
+    port = servers.free_port()
     address = f"http://127.0.0.1:{port}"
     command = [*words_of("make tracking-server"), f"TRACKING_PORT={port}"]
-    with processes.server(command, f"{address}/health", folder=project.folder, **project.environment):
+    with servers.server(command, f"{address}/health", folder=project.folder, **project.environment):
         mlflow.set_tracking_uri(address)
         try:
             yield address

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from loguru import logger
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 
 
 class CancerProbability(mlflow.pyfunc.PythonModel):
@@ -19,13 +20,14 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
             context: What MLflow stored with the model: `artifacts["classifier"]` is the classifier's folder.
         """
         self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
+        self.words = (Model.load(context.artifacts["classifier"]).metadata or {}).get("words", {})
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
         """Predict probabilities.
 
         Args:
             context: As above.
-            model_input: n rows of features, of the columns that the classifier was trained on.
+            model_input: n rows of features, as they stand in the training data: words are words.
             params: Not used.
 
         Returns:
@@ -36,6 +38,8 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
         """
         if model_input.empty:
             raise MlflowException.invalid_parameter_value("There are no rows to predict.")
+        codes = {name: {word: code for code, word in enumerate(words)} for name, words in self.words.items()}
+        model_input = model_input.assign(**{name: model_input[name].map(codes[name]) for name in codes}).astype(float)
         # XGBoost computes with numbers of single precision, and takes larger ones for infinite without a word
         infinite = model_input.columns[(model_input.abs() > np.finfo(np.float32).max).any()]
         if len(infinite):

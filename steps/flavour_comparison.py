@@ -1,6 +1,5 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
-import argparse
 import time
 
 import matplotlib.pyplot as plt
@@ -9,21 +8,20 @@ import pandas as pd
 import xgboost as xgb
 
 import config
+import data_files
 import utils
 
 training_run_id = None
-parser = argparse.ArgumentParser(description="Compare what the flavours take, return, refuse and cost.")
-parser.add_argument("--training-run-id", help="training run with the models; the newest if not given")
-training_run_id = parser.parse_args().training_run_id
+training_run_id = utils.arguments("flavour-comparison", "training-run-id")
 
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-test = utils.load_split(data_run, "test").drop(columns=config.TARGET).head(config.BATCH_ROWS)
-
 booster_uri, classifier_uri = [
     f"models:/{name}/{utils.registered_version(name, training_run)}"
     for name in [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL]
 ]
+test = utils.load_dataset(data_run, "test").head(config.BATCH_ROWS)
+test, _ = data_files.encode(test, utils.model_encoding(classifier_uri))
 booster = mlflow.xgboost.load_model(booster_uri)
 classifier = mlflow.xgboost.load_model(classifier_uri)
 booster_pyfunc = mlflow.pyfunc.load_model(booster_uri)
@@ -103,10 +101,12 @@ latency = pd.concat([time_calls(test.head(1)), time_calls(test)]).rename_axis("f
 figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
 for axis, (rows, part) in zip(axes, latency.groupby("rows"), strict=True):
     axis.barh(part.index, part["median ms"], xerr=part["spread ms"])
-    axis.set(title=f"{rows} row(s)", xlabel="milliseconds a call (median, interquartile range)")
+    axis.set(title=f"{rows} row(s)", xlabel="milliseconds per call (median, interquartile range)")
 
-with utils.start_step("flavour_comparison") as run:
-    mlflow.set_tags({"data_run_id": data_run.info.run_id, "training_run_id": training_run.info.run_id})
+utils.set_experiment()
+tags = {"step": "flavour_comparison", "training_run_id": training_run.info.run_id}
+tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
+with mlflow.start_run(run_name="Flavour_Comparison", tags=tags) as run:
     mlflow.log_figure(figure, "latency.png")
     for name, table in {"flavours": flavours, "refusals": refusals, "latency": latency}.items():
         mlflow.log_table(table.reset_index(), f"{name}.json")

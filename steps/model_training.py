@@ -1,25 +1,23 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
-import argparse
-
 import mlflow
 import xgboost as xgb
+from loguru import logger
 from mlflow.models import infer_signature
-from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 
 import config
+import data_files
 import utils
 
 data_run_id, tuning_run_id = None, None
-parser = argparse.ArgumentParser(description="Train and register the Booster and the classifier.")
-parser.add_argument("--data-run-id", help="run of the data preparation to use; the newest if not given")
-parser.add_argument("--tuning-run-id", help="tuning run to use; the newest on these data if not given")
-args = parser.parse_args()
-data_run_id, tuning_run_id = args.data_run_id, args.tuning_run_id
+data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
 
 data_run = utils.latest_run("data_preprocessing", data_run_id)
 tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id)
+study_name = tuning_run.data.tags.get("study")
+if study_name and not tuning_run_id:
+    tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", study=study_name)
 best = tuning_run.data.params
 params = {
     "max_depth": int(best["max_depth"]),
@@ -28,21 +26,21 @@ params = {
 }
 num_boost_round = int(best["num_boost_round"])
 
-train, test = utils.load_split(data_run, "train"), utils.load_split(data_run, "test")
-features, target = train.drop(columns=config.TARGET), train[config.TARGET]
-fit_features, valid_features, fit_target, valid_target = train_test_split(
-    features, target, test_size=config.VALIDATION_SIZE, stratify=target, random_state=config.SEED
+train = utils.load_dataset(data_run, "train")
+encoding = data_files.learn_encoding(train, data_run.data.tags)
+features, label = data_files.encode(train, encoding)
+fit_features, valid_features, fit_label, valid_label = train_test_split(
+    features, label, test_size=config.VALIDATION_SIZE, stratify=label, random_state=config.SEED
 )
-dfit = xgb.DMatrix(fit_features, label=fit_target)
-dvalid = xgb.DMatrix(valid_features, label=valid_target)
+dfit = xgb.DMatrix(fit_features, label=fit_label)
+dvalid = xgb.DMatrix(valid_features, label=valid_label)
 
-requirements = utils.pinned("mlflow", "xgboost", "scikit-learn", "pandas")
-example = features.head(3)
+requirements = utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas")
 
-with utils.start_step("model_training") as run:
-    mlflow.set_tags({"data_run_id": data_run.info.run_id, "tuning_run_id": tuning_run.info.run_id})
-    mlflow.set_tag("train_digest", utils.log_dataset(train, data_run, "train", context="training"))
-    mlflow.set_tag("test_digest", utils.log_dataset(test, data_run, "test", context="testing"))
+utils.set_experiment()
+tags = {"step": "model_training", "data_run_id": data_run.info.run_id, "tuning_run_id": tuning_run.info.run_id}
+with mlflow.start_run(run_name="Model_Training", tags={**tags, "data": data_run.data.tags["data"]}) as run:
+    mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
     booster = xgb.train(
@@ -63,27 +61,29 @@ with utils.start_step("model_training") as run:
         booster,
         name="booster",
         registered_model_name=config.BOOSTER_MODEL,
-        signature=infer_signature(example, booster.predict(xgb.DMatrix(example))),
-        input_example=example,
+        signature=infer_signature(features, booster.predict(dvalid)),
+        input_example=features.head(3),
         pip_requirements=requirements,
+        metadata=encoding,
+        tags={"class_0": encoding["classes"][0], "class_1": encoding["classes"][1]},
     )
 
     # The number of rounds has two names: num_boost_round of xgb.train is n_estimators of XGBClassifier.
     classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train))
-    classifier.fit(fit_features, fit_target)
+    classifier.fit(fit_features, fit_label)
     classifier_info = mlflow.xgboost.log_model(
         classifier,
         name="classifier",
         registered_model_name=config.CLASSIFIER_MODEL,
-        signature=infer_signature(example, classifier.predict(example)),
-        input_example=example,
+        signature=infer_signature(features, classifier.predict(valid_features)),
+        input_example=features.head(3),
         pip_requirements=requirements,
+        metadata=encoding,
+        tags={"class_0": encoding["classes"][0], "class_1": encoding["classes"][1]},
     )
-    test_accuracy = accuracy_score(test[config.TARGET], classifier.predict(test.drop(columns=config.TARGET)))
-    mlflow.log_metric("test_accuracy", test_accuracy)
 
-config.logger.info(
+logger.info(
     f"registered {config.BOOSTER_MODEL} version {booster_info.registered_model_version} and "
     f"{config.CLASSIFIER_MODEL} version {classifier_info.registered_model_version}: "
-    f"{booster.num_boosted_rounds()} rounds, accuracy on the test set {test_accuracy:.4f}"
+    f"{booster.num_boosted_rounds()} of {num_boost_round} rounds, class 1 is {encoding['classes'][1]!r}"
 )

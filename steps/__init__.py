@@ -1,0 +1,1 @@
+"""Made from the notebooks by notebook_tools/extract.py: do not edit, change the notebooks."""

@@ -1,0 +1,102 @@
+# Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
+
+import time
+
+import matplotlib.pyplot as plt
+import mlflow
+import optuna
+import xgboost as xgb
+from loguru import logger
+from mlflow.entities import Metric
+from optuna.trial import TrialState
+from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
+
+import config
+import data_files
+import utils
+from utils import StepError
+
+n_trials, data_run_id, storage, study_name = 30, None, None, None
+n_trials, data_run_id, storage, study_name = utils.arguments(
+    "hyperparameters-tuning", "n-trials", "data-run-id", "storage", "study-name"
+)
+if n_trials < 1:
+    raise StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
+
+data_run = utils.latest_run("data_preprocessing", data_run_id)
+train = utils.load_dataset(data_run, "train")
+
+encoding = data_files.learn_encoding(train, data_run.data.tags)
+features, label = data_files.encode(train, encoding)
+dtrain = xgb.DMatrix(features, label=label)
+
+ranges = {"max_depth": [2, 8], "alpha": [0.001, 0.05], "learning_rate": [0.005, 0.5], "num_boost_round": [30, 300]}
+
+
+def objective(trial):
+    params = {
+        "max_depth": trial.suggest_int("max_depth", *ranges["max_depth"]),
+        "alpha": trial.suggest_float("alpha", *ranges["alpha"]),
+        "learning_rate": trial.suggest_float("learning_rate", *ranges["learning_rate"], log=True),
+    }
+    num_boost_round = trial.suggest_int("num_boost_round", *ranges["num_boost_round"])
+    with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as trial_run:
+        mlflow.log_params(trial.params)
+        curves = xgb.cv(
+            {"objective": "binary:logistic", "nthread": utils.threads(train), **params},
+            dtrain,
+            num_boost_round,
+            nfold=config.N_FOLDS,
+            stratified=True,
+            metrics=["error", "auc", "logloss"],
+            seed=config.SEED,
+        )
+        last = curves.iloc[-1]
+        trial.set_user_attr("accuracy", 1 - last["test-error-mean"])
+        trial.set_user_attr("auc", last["test-auc-mean"])
+        now = int(time.time() * 1000)
+        batch = [Metric("accuracy", trial.user_attrs["accuracy"], now, 0)]
+        for name in ["auc", "logloss"]:
+            batch += [Metric(name, value, now, step) for step, value in enumerate(curves[f"test-{name}-mean"])]
+        mlflow.MlflowClient().log_batch(trial_run.info.run_id, batch)
+    return last["test-logloss-mean"]
+
+
+train_data = utils.as_dataset(train, f"runs:/{data_run.info.run_id}/datasets/train.csv", "train", encoding["target"])
+study_name = study_name or f"tuning-{train_data.digest}"
+study = optuna.create_study(
+    direction="minimize",
+    sampler=optuna.samplers.TPESampler(seed=None if storage else config.SEED, constant_liar=bool(storage)),
+    storage=utils.open_storage(storage) if storage else None,
+    study_name=study_name,
+    load_if_exists=True,
+)
+about = {"data": train_data.digest, "objective": f"log loss, {config.N_FOLDS} folds", "ranges": ranges}
+if study.user_attrs.get("about", about) != about:
+    raise StepError(
+        f"The study {study_name} is about {study.user_attrs['about']}, not {about}: give another study-name."
+    )
+study.set_user_attr("about", about)
+
+mlflow.set_system_metrics_sampling_interval(1)
+finished = len(study.get_trials(states=[TrialState.COMPLETE]))
+enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
+
+utils.set_experiment()
+tags = {"step": "hyperparameters_tuning", "data_run_id": data_run.info.run_id, "data": data_run.data.tags["data"]}
+if storage:
+    tags["study"] = study_name
+with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True, tags=tags) as run:
+    mlflow.log_input(train_data, context="tuning")
+    mlflow.log_dict(ranges, "ranges.json")
+    study.optimize(objective, max(n_trials - finished, 0), callbacks=[enough], show_progress_bar=True)
+    with plt.rc_context():  # Optuna's plots change the style of all later ones
+        mlflow.log_figure(plot_optimization_history(study).figure, "plots/optimization_history.png")
+        if len({trial.value for trial in study.trials}) > 1:  # without a difference nothing can be important
+            mlflow.log_figure(plot_param_importances(study).figure, "plots/param_importances.png")
+    best = study.best_trial
+    mlflow.log_params(best.params)
+    mlflow.log_metrics({"logloss": best.value, **best.user_attrs})
+
+chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
+logger.info(f"best of {len(study.trials)} trials: log loss {best.value:.4f} with {chosen}")

@@ -1,0 +1,58 @@
+# Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
+
+import mlflow
+import numpy as np
+import requests
+from loguru import logger
+from mlflow.exceptions import MlflowException
+
+import config
+import data_files
+import servers
+import utils
+from utils import StepError
+
+model_uri, port = "models:/CancerModel@champion", 0
+model_uri, port = utils.arguments("model-serving", "model-uri", "port")
+
+if not 0 <= port < 65536:
+    raise StepError(f"port is {port}: give a number between 1 and 65535, or 0 for a free port.")
+
+utils.check_store()
+try:
+    model_info = mlflow.models.get_model_info(model_uri)
+except (MlflowException, OSError) as error:
+    raise StepError(
+        f"{model_uri}: there is no such model. Make one: mlflow run . -e main. {error}".splitlines()[0]
+    ) from None
+try:
+    data_run = mlflow.get_run(mlflow.get_run(model_info.run_id).data.tags["data_run_id"])
+except (MlflowException, KeyError):
+    by_hand = f"mlflow models serve -m {model_uri} --env-manager local"
+    raise StepError(
+        f"{model_uri} was not trained here, so there are no rows to try it with. Serve it: {by_hand}"
+    ) from None
+rows = utils.load_dataset(data_run, "test")
+rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
+
+port = port or servers.free_port()
+url = f"http://127.0.0.1:{port}"
+command = ["mlflow", "models", "serve", "-m", model_uri, "--env-manager", "local", "--host", "127.0.0.1"]
+
+utils.set_experiment()
+tags = {"step": "model_serving", "data_run_id": data_run.info.run_id, "data": data_run.data.tags.get("data")}
+with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
+    mlflow.log_params({"model_uri": model_uri, "rows": len(rows)})
+    predictions = []
+    with servers.server([*command, "--port", str(port)], f"{url}/health"):
+        for start in range(0, len(rows), config.BATCH_ROWS):
+            body = utils.as_request(rows.iloc[start : start + config.BATCH_ROWS])
+            response = requests.post(f"{url}/invocations", json=body, timeout=60)
+            response.raise_for_status()
+            predictions += response.json()["predictions"]
+    served = np.array(predictions)
+    difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(rows)).max())
+    mlflow.log_metric("largest_difference", difference)
+    if difference > 1e-6:
+        raise StepError(f"{model_uri}: the server's answers differ from the model's by up to {difference}.")
+logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {difference:.1g}")
