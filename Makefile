@@ -4,16 +4,21 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough ui tracking-server mlserve test test-fast benchmark benchmark-rows scripts pictures readme check-readme lint constraints clean
+.PHONY: help walkthrough chapters ui tracking-server mlserve test test-fast benchmark benchmark-rows scripts pictures \
+	readme readme-diff check-readme lint format constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
 
-walkthrough: .venv/installed ## run the whole notebook; the runs and models are kept in mlflow.db and mlruns/
+walkthrough: .venv/installed ## run the notebook; the runs and models are kept in mlflow.db and mlruns/
 	python -m notebook_tools.run
 
+chapters: .venv/installed ## run the chapters, which go on from there
+	python -m notebook_tools.run --chapters
+
+UI_PORT ?= 5000
 ui: .venv/installed ## show the runs and models at http://127.0.0.1:5000
-	mlflow ui --workers 1
+	mlflow ui --workers 1 --port $(UI_PORT)
 
 TRACKING_PORT ?= 5000
 tracking-server: .venv/installed ## share runs and models: export MLFLOW_TRACKING_URI=http://127.0.0.1:5000 elsewhere
@@ -44,15 +49,24 @@ scripts: .venv/installed ## make the scripts from the notebook
 pictures: .venv/installed ## take the README's pictures of the runs from `make walkthrough`; needs Chromium
 	python -m notebook_tools.pictures
 
-readme: .venv/installed ## make README.md and its plots from a run of the notebook in an empty folder
+readme: .venv/installed ## make README.md, the chapters' pages and their plots from a run in an empty folder
 	python -m notebook_tools.readme
 
-check-readme: .venv/installed ## compare README.md with the notebook, without a run
+readme-diff: .venv/installed ## the same, but only show what changes, volatile outputs apart
+	python -m notebook_tools.readme --diff
+
+check-readme: .venv/installed ## compare the pages with the notebooks, without a run
 	python -m notebook_tools.readme --check
 
-lint: .venv/installed ## check and format the Python files
+lint: .venv/installed ## check the Python files
 	ruff check
+	ruff format --check
+	ruff format --check --line-length 100 modeling.py chapters/*.py
+
+format: .venv/installed ## format the Python files
+	ruff check --fix
 	ruff format
+	ruff format --line-length 100 modeling.py chapters/*.py
 
 constraints: .venv/installed ## look for newer versions of all packages below the requirements.txt files
 	grep -v '^-c' requirements.txt | uv pip compile - --group pyproject.toml:test --universal --python-version 3.11 \
@@ -61,7 +75,7 @@ constraints: .venv/installed ## look for newer versions of all packages below th
 		--upgrade --no-header --no-annotate --quiet --output-file docker/mlserve/constraints.txt
 
 clean: ## remove what was made, except the runs and models
-	rm -rf .venv docker/mlserve/.venv modeling.ipynb .pytest_cache .ruff_cache
+	rm -rf .venv docker/mlserve/.venv modeling.ipynb chapters/*.ipynb .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: requirements.txt constraints.txt pyproject.toml

@@ -14,100 +14,80 @@
 # %% [markdown]
 # # A model's life with MLflow
 #
-# This notebook takes one XGBoost model through its whole life on one machine: it prepares the data, tunes, trains,
-# registers and evaluates the model, lets others run all that as an MLflow Project, and serves the model in four ways.
-# The data are scikit-learn's breast cancer measurements: 569 tumours, 30 numbers about each, and the question is
-# whether a tumour is benign (1) or malignant (0). You know scikit-learn; you need to know nothing about MLflow.
-
-# %% [markdown]
-# MLflow keeps the records of an experiment. Whatever produced a model (data, parameters, code) and whatever came out of
-# it (metrics, plots, the model itself) is stored in a **run**; runs are collected in an **experiment**; a model worth
-# keeping becomes a **version** of a **registered model**.
-
-# %% [markdown]
-# ## Preparing the environment
-#
-# The shortest way, on Linux and macOS, needs Python 3.11, 3.12 or 3.13 and `make`. It makes a virtual environment in
-# `.venv` and runs this notebook from top to bottom:
+# **Take one XGBoost model from a data set to a served endpoint with MLflow, on your own machine.** You know
+# scikit-learn; you need to know nothing about MLflow. You need Linux or macOS, Python 3.11, 3.12 or 3.13, `git` and
+# `make`, and 2 GB of disk. With this repository's address for `URL`:
 #
 # ```bash
+# git clone URL mlflow-walkthrough && cd mlflow-walkthrough
 # make walkthrough
+# make ui
 # ```
 #
-# With conda:
+# The first `make` installs everything into `.venv` (about a minute) and runs this page from top to bottom (about five);
+# the second shows the results at http://127.0.0.1:5000. Nothing leaves your machine. Every line of this page was run:
+# it is made from the notebook [modeling.py](modeling.py).
 #
-# ```bash
-# conda env create -f conda.yaml
-# conda activate mlflow-walkthrough
+# ```mermaid
+# flowchart LR
+#   data[Data] --> tune[Tune] --> train[Train] --> gate{Gate} --> registry[(Registry)]
+#   registry --> serve[Serve]
+#   registry --> score[Score a file]
+#   click data "#data-preparation"
+#   click tune "#hyperparameter-tuning"
+#   click train "#training-and-registering-the-model"
+#   click gate "#the-gate"
+#   click registry "#training-and-registering-the-model"
+#   click serve "#serving-with-mlflow-models-serve"
+#   click score "#scoring-a-file"
 # ```
 #
-# With pip, in a virtual environment of your own:
+# | You will learn | in | minutes |
+# | --- | --- | --- |
+# | what a run is, and where MLflow keeps it | [Your first run](#your-first-run), [The MLflow UI](#the-mlflow-ui) | 3 |
+# | to record data so that a result can be traced back | [Data preparation](#data-preparation) | 3 |
+# | to tune with Optuna, each trial a nested run | [Hyperparameter tuning](#hyperparameter-tuning) | 6 |
+# | to log, sign and register a model | [Training](#training-and-registering-the-model) | 4 |
+# | to let only good models into use, and to go back | [Evaluation](#evaluating-the-model), [The gate](#the-gate) | 4 |
+# | to hand it all to others as commands | [MLflow Projects](#mlflow-projects) | 5 |
+# | what the forms of one model take and refuse | [Flavours](#flavours) | 3 |
+# | to serve it, and to score files | [Serving](#serving-with-mlflow-models-serve) and the sections after it | 6 |
+# | what comes when one machine is not enough | [Sharing the work](#sharing-the-work), [chapters/](chapters/) | |
 #
-# ```bash
-# python -m venv .venv
-# source .venv/bin/activate
-# pip install -r requirements.txt
-# ```
-#
-# On Windows the second line is `.venv\Scripts\activate`. Without `make`, `python -m notebook_tools.run` runs the
-# notebook in the environment that is active.
-#
-# The notebook is kept as a Python file, `modeling.py`, because text can be reviewed and merged. Jupytext makes a
-# notebook of it:
-#
-# ```bash
-# jupytext --to ipynb modeling.py
-# ```
-#
-# In JupyterLab there is no need to: right-click `modeling.py`, choose *Open With › Notebook*. The two files are
-# paired (see `jupytext.toml`): what you change in one is saved to both. Choose *Run › Run All Cells*; nothing has to
-# be started by hand.
-#
-# ![The notebook in JupyterLab](img/jupyterlab.png)
-
-# %%
-import inspect
-import os
-import sys
-from pathlib import Path
-
-import mlflow
-import pandas as pd
-from IPython.display import display
-
-import config
-import data_files
-import servers
-import utils
-
-# Programs that MLflow starts for us must find this notebook's Python first.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-
-print(f"MLflow {mlflow.__version__}")
+# ![The runs of the experiment in the MLflow UI](img/runs_list.png)
 
 # %% [markdown]
 # ## Your first run
 #
-# A model that XGBoost trains with its defaults, and how good it is: its log loss on three held-out folds of the
-# training data (how far the predicted probabilities are from the truth; 0 is perfect), and beside it the area under the
-# ROC curve and the share of right answers. Everything inside the `with` block goes into one run:
+# MLflow keeps the records of an experiment. Whatever produced a model (data, parameters, code) and whatever came out of
+# it (metrics, plots, the model itself) is stored in a **run**; runs are collected in an **experiment**; a model worth
+# keeping becomes a **version** of a **registered model**.
+#
+# The data here are scikit-learn's breast cancer measurements: 569 tumours, 30 numbers about each, and the question is
+# whether a tumour is benign (1) or malignant (0). We start with XGBoost's defaults, and measure them on three held-out
+# folds of the training data: the log loss (how far the probabilities are from the truth; 0 is perfect), the area under
+# the ROC curve and the share of right answers. What happens in the `with` block goes into one run:
 
 # %%
+import mlflow
+import pandas as pd
 import xgboost as xgb
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import StratifiedKFold, cross_validate, train_test_split
+
+import utils
 
 frame = load_breast_cancer(as_frame=True).frame
 train, test = train_test_split(frame, test_size=0.33, stratify=frame["target"], random_state=42)
 features, label = train.drop(columns="target"), train["target"]
 model = xgb.XGBClassifier()
-scores = ["neg_log_loss", "roc_auc", "accuracy"]
 folds = StratifiedKFold(n_splits=3, shuffle=True, random_state=42)
+scores = ["neg_log_loss", "roc_auc", "accuracy"]
 
-utils.set_experiment()  # mlflow.set_experiment("Cancer_Classification"), unless you have chosen one of your own
+utils.set_experiment()  # mlflow.set_experiment("Cancer_Classification"), unless you have chosen one
 with mlflow.start_run(run_name="Baseline") as baseline_run:
     mlflow.log_params({"model": "XGBClassifier", "parameters": "defaults", "seed": 42})
-    mlflow.log_input(mlflow.data.from_pandas(train, targets="target", name="train"), context="training")
+    mlflow.log_input(mlflow.data.from_pandas(train, targets="target", name="train"), "training")
     result = cross_validate(model, features, label, cv=folds, scoring=scores)
     mlflow.log_metric("logloss", -result["test_neg_log_loss"].mean())
     mlflow.log_metric("auc", result["test_roc_auc"].mean())
@@ -116,50 +96,74 @@ with mlflow.start_run(run_name="Baseline") as baseline_run:
     mlflow.xgboost.log_model(model, name="model", input_example=features.head(3))
 
 # %% [markdown]
-# That is the whole of it: parameters are what we chose, metrics are numbers that came out, the input is the data set,
-# and the model is a folder of files. What we have written down can be asked for:
+# That is the whole of it. Parameters are what we chose, metrics are numbers that came out, the input is the data set,
+# and the model is a folder of files. What was written down can be asked for:
 
 # %%
 pd.Series(mlflow.get_run(baseline_run.info.run_id).data.metrics, name="baseline").to_frame()
 
 # %% [markdown]
-# This is the baseline that tuning has to beat. `utils.set_experiment` is `mlflow.set_experiment` with two more
-# thoughts: it leaves the choice to you where you have made one, and it says in one line when the store cannot be used.
-
-# %%
-print(inspect.getsource(utils.set_experiment))
+# This is the baseline that tuning has to beat.
+#
+# To follow in Jupyter, run `.venv/bin/jupyter lab`, right-click `modeling.py` and choose *Open With › Notebook*. (The
+# notebook is kept as a Python file because text can be reviewed and merged; Jupytext pairs it with `modeling.ipynb`,
+# which has the outputs. `jupytext --to ipynb modeling.py` makes that file without JupyterLab.) Without `make`, on
+# Windows for instance, make an environment of your own in one of these ways, and run the notebook in it with `python -m
+# notebook_tools.run`:
+#
+# ```bash
+# conda env create -f conda.yaml && conda activate mlflow-walkthrough
+# python -m venv .venv && source .venv/bin/activate && pip install -r requirements.txt
+# ```
 
 # %% [markdown]
 # ## The MLflow UI
 #
-# Everything that we log can be looked at in the browser. Start the UI in a terminal, in the folder of this project,
-# and open http://127.0.0.1:5000:
+# Everything that we log can be looked at in the browser. `make ui` starts this command:
 #
 # ```bash
 # mlflow ui --workers 1
 # ```
 #
-# (`make ui` does the same from `.venv`. One worker process is enough for one reader and saves memory.)
+# Open http://127.0.0.1:5000 (another port where macOS holds this one: `make ui UI_PORT=5050`). On the start page choose
+# *Model training* at the top left, because MLflow opens with its other half, *GenAI*. Our experiment is under *Recent
+# Experiments*.
 #
-# Nobody has to start a server to *log* something. By default MLflow 3 keeps its records in two places in the folder
-# where the code runs: `mlflow.db`, an SQLite database of runs, parameters, metrics and registered models; and
+# ![The start page of the MLflow UI, with our experiment](img/mlflow_main.png)
+#
+# No server is needed to *log* something. By default (since version 3.7) MLflow keeps its records in two places in the
+# folder where the code runs: `mlflow.db`, an SQLite database of runs, parameters, metrics and registered models; and
 # `mlruns/`, a folder for the files that belong to them. The UI reads both.
-#
-# On the start page choose *Model training* at the top left, because MLflow opens with its other half, *GenAI*. Our
-# experiment is under *Recent Experiments*.
-#
-# ![The start page of the MLflow UI](img/mlflow_main.png)
 
 # %%
+import inspect
+import os
+import sys
+from pathlib import Path
+
+from IPython.display import display
+
+import config
+import data_files
+import servers
+
+# Programs that MLflow starts for us must find this notebook's Python first.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def show(helper):
+    """Print the source of a helper without its docstring."""
+    print(inspect.getsource(helper).replace(f'    """{helper.__doc__}"""\n', ""))
+
+
 store = mlflow.get_tracking_uri()
-print(store.replace(str(config.PROJECT_DIR), "(this folder)"))
+print("MLflow", mlflow.__version__, store.replace(str(config.PROJECT_DIR), "(this folder)"))
 
 # %% [markdown]
 # ## Data preparation
 #
-# From here on, the cells that do the work carry a *tag*: the name of the step that they belong to. Later we collect
-# the cells of each step into a script. A script takes its parameters from the command line, a notebook does not; so
-# lines that start with `# hide` are comments here and code in the script.
+# From here on, the cells that do the work carry a *tag*: the name of the step that they belong to. *MLflow Projects*
+# shows how they become scripts.
 
 # %% tags=["data_preprocessing"]
 import json
@@ -174,8 +178,9 @@ import data_files
 import utils
 
 # %% [markdown]
-# To work with data of your own, set `dataset` to the path of a CSV file. It needs a column `target` with two
-# different values (or name another one), and numbers in all other columns. Every later step then works on that data.
+# To work with data of your own, set `dataset` to the path of a CSV or Parquet file with a two-valued column `target`
+# (or name another one). Every later step then works on that data. `classes` holds the two values; the second one is
+# class 1, the one whose probability the model predicts: the last in order, unless `positive_class` names the other.
 
 # %% tags=["data_preprocessing"]
 test_size, dataset, target, positive_class = 0.33, None, None, None
@@ -191,52 +196,44 @@ else:
 classes = data_files.two_classes(data[target], positive_class, test_size)
 
 # %% [markdown]
-# `classes` holds the two values of the target; the second one is class 1, the one whose probability the model predicts:
-# the last in order, unless `positive_class` names the other. We add one feature of our own: the ratio of mean symmetry
-# to mean texture.
+# We add one feature of our own, the ratio of mean symmetry to mean texture, and split. The split is *stratified*: both
+# sets have the same share of benign tumours. It is *seeded*: the same data always split the same way.
 
 # %% tags=["data_preprocessing"]
 data = utils.add_features(data)
+# %% tags=["data_preprocessing"]
+train, test = train_test_split(
+    data, test_size=test_size, stratify=data[target], random_state=config.SEED
+)
+train, test = train.reset_index(drop=True), test.reset_index(drop=True)
 
 # %%
-print("classes 0 and 1:", classes)
-data[[*data.columns[:3], *data.columns[-3:]]].head()
-
-# %% [markdown]
-# The split is *stratified*: both sets have the same share of benign tumours. It is *seeded*: the same data always
-# split the same way, so results can be compared.
-
-# %% tags=["data_preprocessing"]
-train, test = train_test_split(data, test_size=test_size, stratify=data[target], random_state=config.SEED)
-train, test = train.reset_index(drop=True), test.reset_index(drop=True)
+sizes = pd.DataFrame({"rows": [len(train), len(test)]}, index=["train", "test"])
+sizes["share of class 1"] = [(part[target] == classes[1]).mean() for part in [train, test]]
+sizes
 
 # %% [markdown]
 # The two data sets are logged as artifacts, so that later steps can load them, and as *dataset inputs*: MLflow then
-# shows their columns and a *digest*, a short number computed from all values, which is the same for the same data.
-# These two helpers do that:
+# shows their columns and a *digest*, a short number computed from all values, which is the same for the same data. Two
+# helpers do that in each step; this is all that they do:
 
 # %%
-print(inspect.getsource(utils.as_dataset), inspect.getsource(utils.log_dataset), sep="\n\n")
+show(utils.as_dataset)
+show(utils.log_dataset)
 
 # %% tags=["data_preprocessing"]
 utils.set_experiment()
 tags = {"step": "data_preprocessing", "target": target, "classes": json.dumps(classes)}
+source = dataset or "breast cancer"
 with mlflow.start_run(run_name="Data_Preprocessing", tags=tags) as run:
-    mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": dataset or "breast cancer"})
+    mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": source})
     mlflow.log_metrics({"full_rows": len(data), "train_rows": len(train), "test_rows": len(test)})
     train_data = utils.log_dataset(train, "train", target, context="training")
     test_data = utils.log_dataset(test, "test", target, context="testing")
-    about = f"{dataset or 'breast cancer'}, {len(train)} training rows with digest {train_data.digest}"
-    mlflow.set_tag("data", f"{about}, class 1 is {classes[1]!r}, class 0 is {classes[0]!r}")
-logger.info(f"{about}, {len(test)} test rows, class 1 is {classes[1]!r}, class 0 is {classes[0]!r}")
-
-# %%
-pd.DataFrame(
-    {
-        name: {"rows": len(part), "share of class 1": (part[target] == classes[1]).mean()}
-        for name, part in [("train", train), ("test", test)]
-    }
-).T
+    about = f"{source}, {len(train)} training rows, digest {train_data.digest}"
+    about = f"{about}, class 1 is {classes[1]!r}"
+    mlflow.set_tag("data", about)
+logger.info(f"{about}, class 0 is {classes[0]!r}, {len(test)} test rows")
 
 # %% [markdown]
 # ## Hyperparameter tuning
@@ -279,29 +276,35 @@ if n_trials < 1:
 data_run = utils.latest_run("data_preprocessing", data_run_id)
 train = utils.load_dataset(data_run, "train")
 
-# %%
-print(inspect.getsource(utils.latest_run), inspect.getsource(utils.load_dataset), sep="\n\n")
-
 # %% [markdown]
-# XGBoost wants numbers: `encode` gives the features and the label, 0 or 1, and the *encoding* says how (for the cancer
-# data there is nothing to do but to compare the target with class 1). A `DMatrix` is XGBoost's own form of data.
+# XGBoost wants numbers: `encode` gives the features, and the label as 0 or 1; the *encoding* says which word became
+# which number, and goes with the model from here on. A `DMatrix` is XGBoost's own form of data.
 
 # %% tags=["hyperparameters_tuning"]
 encoding = data_files.learn_encoding(train, data_run.data.tags)
 features, label = data_files.encode(train, encoding)
 dtrain = xgb.DMatrix(features, label=label)
 
+# %%
+show(utils.load_dataset)
+show(data_files.encode)
+
 # %% [markdown]
-# These are the ranges to search; the learning rate on a logarithmic scale. For one trial Optuna suggests a value for
+# These are the ranges to search, the learning rate on a logarithmic scale. For one trial Optuna suggests a value for
 # each parameter, XGBoost cross-validates them on 3 folds of the training data, and the log loss on the held-out folds
 # after the last boosting round is the result. Why not the accuracy? On these 381 rows it moves in steps of 0.26 %, too
 # coarse to tell good from better; it is logged beside the log loss.
 #
-# Each boosting round has metrics of its own. `xgb.cv` returns them all, and they go to MLflow in a single batch: one by
-# one they would take longer than the training itself.
+# `xgb.cv` returns the metrics of each boosting round. They go to MLflow in a single batch: one by one they would take
+# longer than the training itself.
 
 # %% tags=["hyperparameters_tuning"]
-ranges = {"max_depth": [2, 8], "alpha": [0.001, 0.05], "learning_rate": [0.005, 0.5], "num_boost_round": [30, 300]}
+ranges = {
+    "max_depth": [2, 8],
+    "alpha": [0.001, 0.05],
+    "learning_rate": [0.005, 0.5],
+    "num_boost_round": [30, 300],
+}
 
 
 def objective(trial):
@@ -328,31 +331,42 @@ def objective(trial):
         now = int(time.time() * 1000)
         batch = [Metric("accuracy", trial.user_attrs["accuracy"], now, 0)]
         for name in ["auc", "logloss"]:
-            batch += [Metric(name, value, now, step) for step, value in enumerate(curves[f"test-{name}-mean"])]
+            batch += [
+                Metric(name, value, now, step)
+                for step, value in enumerate(curves[f"test-{name}-mean"])
+            ]
         mlflow.MlflowClient().log_batch(trial_run.info.run_id, batch)
     return last["test-logloss-mean"]
 
 
 # %% [markdown]
-# The study is in memory, and gone when the cell has ended: MLflow has it all. With a `storage` it can be resumed and
-# shared (*Many workers, one study*). Then the sampler has no seed, since two workers with one seed would draw the same
-# trials, and what the study is about is written into it, so that trials on other data or ranges never mix.
+# The study is in memory and ends with this notebook; MLflow has all that came out of it. With a `storage` it can be
+# resumed and shared (see [Many workers](chapters/many_workers.md)); then the sampler has no seed, since two workers
+# with one seed would draw the same trials, and what the study is about is written into it, so that trials on other data
+# or from other ranges never mix.
 
 # %% tags=["hyperparameters_tuning"]
-train_data = utils.as_dataset(train, f"runs:/{data_run.info.run_id}/datasets/train.csv", "train", encoding["target"])
+train_data = utils.as_dataset(
+    train, f"runs:/{data_run.info.run_id}/datasets/train.csv", "train", encoding["target"]
+)
 study_name = study_name or f"tuning-{train_data.digest}"
 study = optuna.create_study(
     direction="minimize",
-    sampler=optuna.samplers.TPESampler(seed=None if storage else config.SEED, constant_liar=bool(storage)),
+    sampler=optuna.samplers.TPESampler(
+        seed=None if storage else config.SEED, constant_liar=bool(storage)
+    ),
     storage=utils.open_storage(storage) if storage else None,
     study_name=study_name,
     load_if_exists=True,
 )
-about = {"data": train_data.digest, "objective": f"log loss, {config.N_FOLDS} folds", "ranges": ranges}
-if study.user_attrs.get("about", about) != about:
-    raise StepError(
-        f"The study {study_name} is about {study.user_attrs['about']}, not {about}: give another study-name."
-    )
+about = {
+    "data": train_data.digest,
+    "objective": f"log loss, {config.N_FOLDS} folds",
+    "ranges": ranges,
+}
+known = study.user_attrs.get("about", about)
+if known != about:
+    raise StepError(f"Study {study_name} is about {known}, not {about}: give another study-name.")
 study.set_user_attr("about", about)
 
 # %% [markdown]
@@ -365,17 +379,26 @@ finished = len(study.get_trials(states=[TrialState.COMPLETE]))
 enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
 
 utils.set_experiment()
-tags = {"step": "hyperparameters_tuning", "data_run_id": data_run.info.run_id, "data": data_run.data.tags["data"]}
+tags = {
+    "step": "hyperparameters_tuning",
+    "data_run_id": data_run.info.run_id,
+    "data": data_run.data.tags["data"],
+}
 if storage:
     tags["study"] = study_name
 with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True, tags=tags) as run:
     mlflow.log_input(train_data, context="tuning")
     mlflow.log_dict(ranges, "ranges.json")
-    study.optimize(objective, max(n_trials - finished, 0), callbacks=[enough], show_progress_bar=True)
+    study.optimize(
+        objective, max(n_trials - finished, 0), callbacks=[enough], show_progress_bar=True
+    )
     with plt.rc_context():  # Optuna's plots change the style of all later ones
-        mlflow.log_figure(plot_optimization_history(study).figure, "plots/optimization_history.png")
-        if len({trial.value for trial in study.trials}) > 1:  # without a difference nothing can be important
-            mlflow.log_figure(plot_param_importances(study).figure, "plots/param_importances.png")
+        history = plot_optimization_history(study).figure
+        mlflow.log_figure(history, "plots/optimization_history.png")
+        if len({trial.value for trial in study.trials}) > 1:  # else nothing can be important
+            importances = plot_param_importances(study).figure
+            mlflow.log_figure(importances, "plots/param_importances.png")
+        plt.close("all")
     best = study.best_trial
     mlflow.log_params(best.params)
     mlflow.log_metrics({"logloss": best.value, **best.user_attrs})
@@ -383,28 +406,28 @@ with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True
 chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
 logger.info(f"best of {len(study.trials)} trials: log loss {best.value:.4f} with {chosen}")
 
+# %%
+plot = mlflow.artifacts.load_image(f"runs:/{run.info.run_id}/plots/param_importances.png")
+display(plot, metadata={"image/png": {"alt": "How much each parameter mattered to the log loss"}})
+
 # %% [markdown]
 # Was it worth it? The baseline was measured on the same rows and the same folds (without the added feature):
 
 # %%
 baseline_loss = mlflow.get_run(baseline_run.info.run_id).data.metrics["logloss"]
 print(
-    f"log loss: {baseline_loss:.4f} with XGBoost's defaults, {study.best_value:.4f} with the best of {n_trials} trials"
+    f"log loss: {baseline_loss:.4f} with the defaults, {study.best_value:.4f} with the best trial"
 )
-
-# %%
-study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value").head(10)
+study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value").head()
 
 # %% [markdown]
-# The sampler draws its first ten trials at random and learns only from then on: a search of ten trials would be no more
-# than a lottery.
-
-# %% [markdown]
+# The sampler draws its first ten trials at random and learns only from then on: a search of ten trials would be a
+# lottery.
+#
 # ### Logging while XGBoost trains
 #
-# A long training should show its progress while it runs. XGBoost calls a `TrainingCallback` after each round, and the
-# callback can log. It has a price, because each call waits for the database: this is why the trials above log in one
-# batch.
+# A long training should show its progress while it runs. XGBoost calls a `TrainingCallback` after each round, and that
+# can log. It has a price, since each call waits for the database: therefore the trials above log in one batch.
 
 
 # %%
@@ -414,50 +437,49 @@ class LogEachRound(xgb.callback.TrainingCallback):
         return False  # True would stop the training
 
 
-def train_for(callbacks):
+def seconds_with(callbacks):
     start = time.perf_counter()
-    options = {"evals": [(dtrain, "train")], "callbacks": callbacks, "verbose_eval": False}
-    xgb.train({"objective": "binary:logistic", "nthread": 1}, dtrain, 100, **options)
+    watched = {"evals": [(dtrain, "train")], "verbose_eval": False, "callbacks": callbacks}
+    xgb.train({"objective": "binary:logistic", "nthread": 1}, dtrain, 100, **watched)
     return time.perf_counter() - start
 
 
 with mlflow.start_run(run_name="Live_Metrics"):
-    live = train_for([LogEachRound()])
-silent = train_for([])
+    live = seconds_with([LogEachRound()])
 
 # %% tags=["volatile"]
-print(f"100 rounds: {silent:.2f} s, and {live:.2f} s with a call to MLflow in each")
+print(f"100 rounds: {seconds_with([]):.2f} s, and {live:.2f} s with a call to MLflow in each")
 
 # %% [markdown]
 # ## Reading the results in the UI
 #
 # In the UI, open the experiment. Each step is a run; unfold `Hyperparameters_Search`, and there are the trials, with
-# what they tried and how good that was. (*Columns* chooses what the list shows.)
-#
-# ![The list of runs, with the trials unfolded](img/runs_list.png)
+# what they tried and how good that was, as in the picture at the top of this page. (*Columns* chooses what is shown.)
 #
 # The chart view draws one line per trial: with a small learning rate the log loss falls slowly; with a large one it is
 # near its end after a few rounds, and may rise again.
 #
-# ![Charts of the trials' metrics, round by round](img/runs_charts.png)
+# ![Log loss and AUC of the trials, round by round](img/runs_charts.png)
 #
-# Select the trials and choose *Compare*. Each line is a trial again and runs through its parameters to its log loss.
-# Where do the best trials run that the others do not?
+# Select the trials and choose *Compare*. Each line is a trial again and runs through its parameters to its metrics.
+# Where do the best trials run that the others do not? Here they all have shallow trees and many rounds: a second search
+# would narrow `max_depth` to 2 to 4 and raise the limit of `num_boost_round`, where the best trials stand at the edge.
 #
-# ![The trials compared](img/compare_runs_counter_plot.png)
+# ![The trials compared, as lines through their parameters](img/compare_runs_counter_plot.png)
 #
-# The tab *System metrics* of the tuning run shows what the machine was doing: how busy its processor was, and how
-# much of its memory was in use.
+# The tab *System metrics* of the tuning run shows how busy the processor was, and how much memory was in use.
 #
-# ![System metrics of the tuning run](img/system_metrics.png)
+# ![Processor and memory during the search](img/system_metrics.png)
 #
 # Whatever the UI shows, code can ask for too. These are the three best trials, found with a search in MLflow:
 
 # %%
-trials = mlflow.search_runs(
-    filter_string=f"tags.mlflow.parentRunId = '{run.info.run_id}'", order_by=["metrics.logloss ASC"], max_results=3
+found = mlflow.search_runs(
+    filter_string=f"tags.mlflow.parentRunId = '{run.info.run_id}'",
+    order_by=["metrics.logloss ASC"],
+    max_results=3,
 )
-trials[["tags.mlflow.runName", "metrics.logloss", "metrics.accuracy", "params.max_depth", "params.num_boost_round"]]
+found[["tags.mlflow.runName", "metrics.logloss", "metrics.accuracy", "params.max_depth"]]
 
 # %% [markdown]
 # ## Training and registering the model
@@ -481,14 +503,21 @@ data_run_id, tuning_run_id = None, None
 
 # %% [markdown]
 # The tuning run must be one on this very data, hence the tag `data_run_id` in the search. If several searches share a
-# study, the best of them counts. MLflow stores parameters as text, so each is turned back into a number by name.
+# study, the best of them counts. MLflow stores parameters as text, so each is turned back into a number by name. Of
+# each trial we kept the parameters and metrics, a few kilobytes, and no model: from its parameters any of them can be
+# trained again, and only the best one is.
 
 # %% tags=["model_training"]
 data_run = utils.latest_run("data_preprocessing", data_run_id)
-tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id)
+tuning_run = utils.latest_run(
+    "hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id
+)
 study_name = tuning_run.data.tags.get("study")
 if study_name and not tuning_run_id:
-    tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", study=study_name)
+    these = {"study": study_name, "data_run_id": data_run.info.run_id}
+    tuning_run = utils.latest_run(
+        "hyperparameters_tuning", order_by="metrics.logloss ASC", **these
+    )
 best = tuning_run.data.params
 params = {
     "max_depth": int(best["max_depth"]),
@@ -498,7 +527,7 @@ params = {
 num_boost_round = int(best["num_boost_round"])
 
 # %% [markdown]
-# The tuned number of rounds is the most that the training may use: it stops early when it no longer helps. To notice
+# The tuned number of rounds is the most that the training may use: it stops early when more no longer helps. To notice
 # that, it needs data that it does not train on: a part of the *training* data, never the test set, which must stay
 # unseen until the evaluation.
 
@@ -514,25 +543,29 @@ dvalid = xgb.DMatrix(valid_features, label=valid_label)
 
 # %% [markdown]
 # `autolog` makes MLflow watch XGBoost: it logs the parameters, the metrics of every round and the importance of the
-# features by itself. We log the models ourselves, because we have more to say about them:
+# features by itself. We log the models ourselves, because we have more to say about them: the **signature**, columns
+# and types that MLflow checks when the model is called through `pyfunc`; an **input example**; the **requirements**
+# that it needs to run (MLflow could find them out, which takes many seconds); as **metadata** our encoding, so that
+# nobody has to guess later which word became which number; and the name under which it is **registered**: each training
+# makes a new version. Any other file can be an artifact too: a plot (`mlflow.log_figure`), a dict (`log_dict`), a table
+# (`log_table`), a folder (`log_artifacts`).
 #
-# - the **signature**, the columns and types that the model takes and returns, which MLflow checks when the model is
-#   called through `pyfunc`,
-# - an **input example**,
-# - the **requirements** that it needs to run; MLflow could find them out itself, but takes many seconds to do so,
-# - the **metadata**: here which words of the file became which numbers, so that nobody has to guess it later,
-# - the name under which it is **registered**; each training makes a new version.
-#
-# The run also says what made it: its inputs are the data sets of the data preparation, its tags the runs that it built
-# on. MLflow adds by itself who ran which script in which commit; in a notebook it cannot know the commit, and nowhere
+# The run also says what made it: its inputs are the train and test data of the data preparation, its tags the runs that
+# it built on. MLflow adds who ran which script in which commit; in a notebook it cannot know the commit, and nowhere
 # does it say whether files were changed since.
 
 # %% tags=["model_training"]
 requirements = utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas")
 
 utils.set_experiment()
-tags = {"step": "model_training", "data_run_id": data_run.info.run_id, "tuning_run_id": tuning_run.info.run_id}
-with mlflow.start_run(run_name="Model_Training", tags={**tags, "data": data_run.data.tags["data"]}) as run:
+tags = {
+    "step": "model_training",
+    "data_run_id": data_run.info.run_id,
+    "tuning_run_id": tuning_run.info.run_id,
+}
+with mlflow.start_run(
+    run_name="Model_Training", tags={**tags, "data": data_run.data.tags["data"]}
+) as run:
     mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
@@ -558,11 +591,13 @@ with mlflow.start_run(run_name="Model_Training", tags={**tags, "data": data_run.
         input_example=features.head(3),
         pip_requirements=requirements,
         metadata=encoding,
-        tags={"class_0": encoding["classes"][0], "class_1": encoding["classes"][1]},
+        tags={f"class_{n}": str(name) for n, name in enumerate(encoding["classes"])},
     )
 
-    # The number of rounds has two names: num_boost_round of xgb.train is n_estimators of XGBClassifier.
-    classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train))
+    # num_boost_round of xgb.train is n_estimators of XGBClassifier
+    classifier = xgb.XGBClassifier(
+        **params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train)
+    )
     classifier.fit(fit_features, fit_label)
     classifier_info = mlflow.xgboost.log_model(
         classifier,
@@ -572,13 +607,13 @@ with mlflow.start_run(run_name="Model_Training", tags={**tags, "data": data_run.
         input_example=features.head(3),
         pip_requirements=requirements,
         metadata=encoding,
-        tags={"class_0": encoding["classes"][0], "class_1": encoding["classes"][1]},
+        tags={f"class_{n}": str(name) for n, name in enumerate(encoding["classes"])},
     )
 
 logger.info(
     f"registered {config.BOOSTER_MODEL} version {booster_info.registered_model_version} and "
     f"{config.CLASSIFIER_MODEL} version {classifier_info.registered_model_version}: "
-    f"{booster.num_boosted_rounds()} of {num_boost_round} rounds, class 1 is {encoding['classes'][1]!r}"
+    f"{booster.num_boosted_rounds()} of {num_boost_round} rounds"
 )
 
 # %% [markdown]
@@ -587,25 +622,27 @@ logger.info(
 # `predict`.
 
 # %%
+import yaml
+
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{classifier_info.registered_model_version}"
-print(Path(mlflow.artifacts.download_artifacts(f"{model_uri}/MLmodel")).read_text())
+mlmodel = yaml.safe_load(mlflow.artifacts.load_text(f"{model_uri}/MLmodel"))
+print(yaml.safe_dump(mlmodel["flavors"]))
 
 # %% [markdown]
-# The UI shows the same file, and beside it the others: the model itself (`model.ubj`), its requirements and the input
-# example.
+# The UI shows the file, and beside it the others: the model (`model.ubj`), its requirements and the input example.
 #
 # ![The files of the model in the UI](img/model_artifacts.png)
 #
 # It also shows what autologging took down. The loss keeps falling on the data that the Booster was trained on, while
 # on the validation data it turns after some rounds: this is why training stops early.
 #
-# ![The metrics of the training run](img/model_metrics.png)
+# ![Log loss on training and validation data, round by round](img/model_metrics.png)
 
 # %% [markdown]
 # ## Evaluating the model
 #
 # Training made a new version of `CancerModel`. Is it good enough to be used? The evaluation runs on the test set, or
-# on any other CSV file with the same columns (set `eval_dataset`).
+# on any other file with the same columns (set `eval_dataset`).
 
 # %% tags=["data_evaluation"]
 import mlflow
@@ -623,7 +660,8 @@ eval_dataset, training_run_id = None, None
 
 # %% [markdown]
 # We ask for the version that the last training run registered, and for the data that this training run used: not
-# just for the last version and the last data, which may belong to something else.
+# just for the last version and the last data, which may belong to something else. A file from somewhere else is read as
+# the model needs it. Rows that the model was trained on prove nothing, so they are counted.
 
 # %% tags=["data_evaluation"]
 training_run = utils.latest_run("model_training", training_run_id)
@@ -632,13 +670,10 @@ version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 encoding = utils.model_encoding(model_uri)
 
-# %% [markdown]
-# A file from somewhere else is read as the model needs it: more columns than that do no harm, fewer do. Rows that the
-# model was trained on prove nothing, so they are counted.
-
 # %% tags=["data_evaluation"]
 if eval_dataset:
     frame, _ = data_files.read_table(eval_dataset, encoding=encoding)
+    frame = utils.add_features(frame)
     seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
 else:
     frame, seen = utils.load_dataset(data_run, "test"), 0
@@ -663,42 +698,70 @@ champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
 champion_result, objections = None, []
 
 utils.set_experiment()
-tags = {"step": "data_evaluation", "training_run_id": training_run.info.run_id, "model_version": version}
+tags = {
+    "step": "data_evaluation",
+    "training_run_id": training_run.info.run_id,
+    "model_version": str(version),
+}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
-with mlflow.start_run(run_name="Data_Evaluation", tags={**tags, "eval_dataset": eval_dataset or "test set"}) as run:
+with mlflow.start_run(
+    run_name="Data_Evaluation", tags={**tags, "eval_dataset": eval_dataset or "test set"}
+) as run:
     empty = frame.columns[frame.isna().all()]
     if len(empty):
-        logger.warning(f"There will be no SHAP plots, because there is not one value of {', '.join(empty)}.")
+        logger.warning(
+            f"There will be no SHAP plots, because there is not one value of {', '.join(empty)}."
+        )
     result = evaluate(model_uri, explain=not len(empty))
     mlflow.log_metric("rows_seen_in_training", seen)
     if champion and champion != version:
         try:
             theirs = utils.model_encoding(champion_uri)
-            if set(theirs["columns"]) == set(encoding["columns"]) and theirs["classes"] == encoding["classes"]:
+            if (
+                set(theirs["columns"]) == set(encoding["columns"])
+                and theirs["classes"] == encoding["classes"]
+            ):
                 with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
                     champion_result = evaluate(champion_uri, explain=False)
             else:
                 objections.append(
-                    f"The champion, version {champion}, has other columns or classes: no comparison is fair."
+                    f"The champion, version {champion}, has other columns or classes."
                 )
         except (MlflowException, OSError) as error:
-            objections.append(f"The champion, version {champion}, cannot be loaded: {utils.in_one_line(error)}")
+            objections.append(
+                f"The champion, version {champion}, cannot be loaded: {utils.in_one_line(error)}"
+            )
 
-logger.info(f"version {version} on {len(frame)} rows of {source}, class 1 is {encoding['classes'][1]!r}")
+logger.info(
+    f"version {version} on {len(frame)} rows of {source}, class 1 is {encoding['classes'][1]!r}"
+)
 
 # %%
-pd.Series(result.metrics, name="value").to_frame()
+shown = [
+    "accuracy_score",
+    "precision_score",
+    "recall_score",
+    "roc_auc",
+    "log_loss",
+    "example_count",
+]
+pd.Series(result.metrics, name="value")[shown].to_frame()
 
 # %%
-for plot in ["roc_curve_plot", "precision_recall_curve_plot", "confusion_matrix", "shap_beeswarm_plot"]:
-    if plot in result.artifacts:
-        display(result.artifacts[plot].content)
+import matplotlib.pyplot as plt
+
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+for axis, plot in zip(axes, ["roc_curve_plot", "confusion_matrix"], strict=True):
+    axis.imshow(result.artifacts[plot].content)
+    axis.axis("off")
+plt.close(figure)
+display(figure, metadata={"image/png": {"alt": "ROC curve and confusion matrix of the test set"}})
 
 # %% [markdown]
-# The plots are artifacts of the run. In the last one each dot is a tumour: its colour says how large the feature is,
-# its place how far that pushes the answer towards benign (right) or malignant (left).
+# These plots and others are artifacts of the run. In the SHAP plot each dot is a tumour: its colour says how large the
+# feature is, its place how far that pushes the answer towards benign (right) or malignant (left).
 #
-# ![The SHAP plot in the UI](img/shap_plot.png)
+# ![The SHAP plot among the artifacts of the evaluation](img/shap_plot.png)
 
 # %% [markdown]
 # ## The gate
@@ -706,22 +769,24 @@ for plot in ["roc_curve_plot", "precision_recall_curve_plot", "confusion_matrix"
 # A registered version is not used by anyone yet. Users load the version that bears the **alias** `champion`, and the
 # alias moves to our new version only if it reaches every threshold, checked by MLflow, and if the current champion is
 # not better on the same data.
-
-# %%
-pd.Series(config.THRESHOLDS, name="at least").to_frame()
-
-# %% [markdown]
+#
 # Which error is the dangerous one? A cancer that is called benign. Benign is class 1, so that is a *false positive*,
 # and the precision falls with each of them. The number of examples is there because on a handful of them a poor model
 # is often right by chance.
 
+# %%
+pd.Series(config.THRESHOLDS, name="at least").to_frame()
+
 # %% tags=["data_evaluation"]
 thresholds = {
-    name: MetricThreshold(threshold=least, greater_is_better=True) for name, least in config.THRESHOLDS.items()
+    name: MetricThreshold(threshold=least, greater_is_better=True)
+    for name, least in config.THRESHOLDS.items()
 }
 if champion_result:
     thresholds[config.CHAMPION_METRIC] = MetricThreshold(
-        threshold=config.THRESHOLDS[config.CHAMPION_METRIC], min_relative_change=0.0, greater_is_better=True
+        threshold=config.THRESHOLDS[config.CHAMPION_METRIC],
+        min_relative_change=0.0,
+        greater_is_better=True,
     )
 try:
     mlflow.validate_evaluation_results(thresholds, result, champion_result)
@@ -735,23 +800,59 @@ if utils.champion_version() != champion:
 client = mlflow.MlflowClient()
 client.set_tag(run.info.run_id, "gate", "failed" if objections else "passed")
 if objections:
-    by_hand = (
-        f"mlflow.MlflowClient().set_registered_model_alias('{config.CLASSIFIER_MODEL}', '{config.CHAMPION}', {version})"
-    )
+    alias = f"'{config.CLASSIFIER_MODEL}', '{config.CHAMPION}', {version}"
+    by_hand = f"mlflow.MlflowClient().set_registered_model_alias({alias})"
     reasons = " ".join(" ".join(objections).split())
-    logger.warning(f"Version {version} does not become the champion. {reasons} To decide otherwise: {by_hand}")
+    logger.warning(
+        f"Version {version} does not become the champion. {reasons} To decide otherwise: {by_hand}"
+    )
 else:
     client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
     logger.info(f"Version {version} of {config.CLASSIFIER_MODEL} is the champion.")
 
 # %% [markdown]
-# Whoever uses the model asks for the champion, and never has to know its number:
+# Our model has passed. (Data of your own may miss thresholds that were made for cancer; so that the sections below have
+# a champion to show, the next line makes one where there is none.) Whoever uses the model asks for the champion, and
+# never has to know its number:
 
 # %%
-model = mlflow.pyfunc.load_model(f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}")
-model.predict(
-    data_files.encode(frame, utils.model_encoding(f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"))[0].head()
-)
+if not utils.champion_version():
+    client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
+champion_uri = f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"
+mlflow.pyfunc.load_model(champion_uri).predict(features.head())
+
+# %% [markdown]
+# And a model that **fails**? This one has a single tree with a single split. It gets its version like any other, but
+# not the alias:
+
+# %%
+simple = xgb.XGBClassifier(n_estimators=1, max_depth=1).fit(fit_features, fit_label)
+with mlflow.start_run(run_name="Too_Simple"):
+    simple_info = mlflow.xgboost.log_model(
+        simple,
+        name="classifier",
+        registered_model_name=config.CLASSIFIER_MODEL,
+        signature=infer_signature(features, simple.predict(features)),
+        pip_requirements=requirements,
+        metadata=encoding,
+    )
+    simple_version = simple_info.registered_model_version
+    simple_result = evaluate(f"models:/{config.CLASSIFIER_MODEL}/{simple_version}", explain=False)
+try:
+    mlflow.validate_evaluation_results(thresholds, simple_result, result)
+except ModelValidationFailedException as failure:
+    print(f"Version {simple_version} fails:\n{failure}")
+
+# %% [markdown]
+# Suppose that somebody moves the alias by hand all the same, and the complaints come in. **The way back** is one line,
+# and whoever loads the champion next has the good version again:
+
+# %%
+client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, simple_version)  # oh no
+client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)  # the way back
+
+# %% [markdown]
+# ![The versions of the model in the registry, one with the alias champion](img/registry.png)
 
 # %% [markdown]
 # ## MLflow Projects
@@ -762,42 +863,70 @@ model.predict(
 #
 # ### From cells to scripts
 #
-# The commands of our project are scripts, and the scripts are our tagged cells, collected in the folder `steps/`.
-# Nothing is written twice: change a cell, extract again, and the script follows.
+# The commands of our project are scripts, and the scripts are our tagged cells. Nothing is written twice: change a
+# cell, extract again, and the script follows. A script needs one thing that a notebook does not: parameters from the
+# command line. So the cell that sets them holds a line that starts with `# hide`, a comment here and code in the script
+# (and left out on this page; it has nothing to do with Quarto's `#| hide`). The idea in a few lines:
+
+# %%
+import jupytext
+
+notebook = jupytext.read("modeling.py")
+cells = [
+    cell.source for cell in notebook.cells if "model_training" in cell.metadata.get("tags", [])
+]
+lines = "\n\n".join(cells).splitlines()
+print(*[line for line in lines if line.startswith("# hide ")], sep="\n")
+script = [line.removeprefix("# hide ") for line in lines if line.strip()]
+
+# %% [markdown]
+# The real extractor, `python -m notebook_tools.extract`, does the same for all steps, with a check of each cell, and
+# writes the folder `steps/`:
 
 # %%
 from notebook_tools import extract
 
 extract.main([])
-
-# %%
-print(Path("steps/model_training.py").read_text()[:900], "…")
+made = [line for line in Path("steps/model_training.py").read_text().splitlines() if line.strip()]
+print(made[0], "the same lines:", made[1:] == script, sep="\n")
 
 # %% [markdown]
-# The one line of a script that the notebook does not have is the one after `# hide`: the values of its parameters, as
-# `MLproject` declares them, from the command line.
-#
 # ### The environment
 #
-# The environment should be the one in which the code was tried out, but *exporting* it disappoints. `conda env
-# export` writes down each package with its build number, which exists for one operating system only; with
-# `--from-history` it forgets what pip installed. `pip freeze` lists everything that happens to be installed, and does
-# not tell what you need from what came along.
+# The environment should be the one in which the code was tried out, but *exporting* it disappoints:
 #
-# So we keep two short files by hand and let a tool make the third:
+# ```bash
+# conda env export > conda.yaml
+# conda env export --from-history > conda.yaml
+# pip freeze > requirements.txt
+# ```
 #
-# - `requirements.txt`: the packages that we import, with their versions.
-# - `conda.yaml`: the Python version, and a reference to `requirements.txt`.
-# - `constraints.txt`: the version of every package below those, for all platforms, made by `make constraints`.
+# The first writes down each package with its build number, which exists for one operating system only; the second
+# forgets what pip installed; the third lists everything that happens to be installed, and does not tell what you need
+# from what came along. So we keep two short files by hand, `requirements.txt` (the packages that we import, with their
+# versions) and `conda.yaml` (the Python version, and a reference to `requirements.txt`), and let a tool make the third:
+# `constraints.txt`, the version of every package below those, for all platforms (`make constraints`).
+#
+# ### The MLproject file
+#
+# Each entry point has parameters and a command. Two of them (the whole file is [MLproject](MLproject); its key
+# `description` is for `--help`, MLflow ignores it):
 
 # %%
-print(Path("conda.yaml").read_text())
+project = yaml.safe_load(Path("MLproject").read_text())
+two = {name: project["entry_points"][name] for name in ["model-training", "data-evaluation"]}
+print(yaml.safe_dump({**project, "entry_points": two}, sort_keys=False, width=98))
 
 # %% [markdown]
-# ### The MLproject file
+# These are all of them, with their parameters:
 
 # %%
-print(Path("MLproject").read_text())
+pd.DataFrame(
+    [
+        {"entry point": name, "parameters": ", ".join(entry["parameters"])}
+        for name, entry in project["entry_points"].items()
+    ]
+).set_index("entry point")
 
 # %% [markdown]
 # ### Running the entry points
@@ -806,6 +935,7 @@ print(Path("MLproject").read_text())
 #
 # ```bash
 # mlflow run . -e hyperparameters-tuning -P n-trials=40 --env-manager local
+# mlflow run . -e data-evaluation -P eval-dataset=more.csv --env-manager local
 # ```
 #
 # `--env-manager local` means: in the environment that is active now. Without it MLflow makes an environment from
@@ -813,7 +943,9 @@ print(Path("MLproject").read_text())
 # and runs it, and leaves the results in the folder in which the colleague is.
 #
 # `mlflow run` makes a run before the script starts, and `mlflow.start_run` in the script joins it: so each step is one
-# run, however it was started.
+# run, however it was started. Its experiment is *Default*, unless you give one with `--experiment-name` or set
+# `MLFLOW_EXPERIMENT_NAME`; the steps then stay in the experiment that you have chosen, and else find each other's runs
+# in all experiments.
 #
 # The entry point `main` is the pipeline: all steps in order, each as an MLflow run of its own below that of the
 # pipeline, and each with the IDs of the runs that it builds on, so that two pipelines at a time do not mix. It too is
@@ -832,13 +964,19 @@ from utils import StepError
 # hide )
 
 
-# %% tags=["pipeline"]
+# %% tags=["pipeline", "remove-output"]
 def run_step(entry_point, **parameters):
-    given = {name.replace("_", "-"): value for name, value in parameters.items() if value is not None}
+    given = {
+        name.replace("_", "-"): value for name, value in parameters.items() if value is not None
+    }
     experiment_id = mlflow.active_run().info.experiment_id
     try:
         step_run = mlflow.run(
-            str(config.PROJECT_DIR), entry_point, parameters=given, experiment_id=experiment_id, env_manager="local"
+            str(config.PROJECT_DIR),
+            entry_point,
+            parameters=given,
+            experiment_id=experiment_id,
+            env_manager="local",
         )
     except ExecutionException:
         raise StepError(f"The step {entry_point} failed, for the reason given above.") from None
@@ -848,10 +986,16 @@ def run_step(entry_point, **parameters):
 utils.set_experiment()
 with mlflow.start_run(run_name="Pipeline", tags={"step": "pipeline"}) as run:
     data_run_id = run_step(
-        "data-preprocessing", test_size=test_size, dataset=dataset, target=target, positive_class=positive_class
+        "data-preprocessing",
+        test_size=test_size,
+        dataset=dataset,
+        target=target,
+        positive_class=positive_class,
     )
     tuning_run_id = run_step("hyperparameters-tuning", n_trials=n_trials, data_run_id=data_run_id)
-    training_run_id = run_step("model-training", data_run_id=data_run_id, tuning_run_id=tuning_run_id)
+    training_run_id = run_step(
+        "model-training", data_run_id=data_run_id, tuning_run_id=tuning_run_id
+    )
     run_step("data-evaluation", training_run_id=training_run_id)
     run_step("flavour-comparison", training_run_id=training_run_id)
     run_step("model-customization", training_run_id=training_run_id)
@@ -863,10 +1007,12 @@ with mlflow.start_run(run_name="Pipeline", tags={"step": "pipeline"}) as run:
 # The same in an environment of its own: MLflow makes it from `conda.yaml`, with conda where there is conda and with
 # `uv` where there is not, and keeps it for the next time.
 
-# %%
+# %% tags=["remove-output"]
 import shutil
 
-own_data = {"dataset": dataset, "target": target, "positive-class": positive_class} if dataset else {}
+own_data = (
+    {"dataset": dataset, "target": target, "positive-class": positive_class} if dataset else {}
+)
 project_run = mlflow.run(
     ".",
     "main",
@@ -874,10 +1020,9 @@ project_run = mlflow.run(
     experiment_id=run.info.experiment_id,
     env_manager="conda" if shutil.which("conda") else "uv",
 )
-project_run.get_status()
 
 # %% [markdown]
-# Each run made a new version of the model. The alias is at the last one that passed the gate:
+# Each pipeline made a new version of the model; the alias is at the last one that passed the gate:
 
 # %%
 versions = client.search_model_versions(f"name = '{config.CLASSIFIER_MODEL}'")
@@ -885,15 +1030,17 @@ aliases = client.get_registered_model(config.CLASSIFIER_MODEL).aliases
 print("versions:", sorted(int(version.version) for version in versions), "aliases:", aliases)
 
 # %% [markdown]
-# ## Flavours: the same model, four ways to call it
+# ![A pipeline in the list of runs, unfolded](img/pipeline_run.png)
+
+# %% [markdown]
+# ## Flavours
 #
-# Both registered models can be loaded in two ways: as what they are (`mlflow.xgboost`), or as a `python_function`
-# (`mlflow.pyfunc`), which is called alike for every kind of model.
+# One model, four ways to call it: each of the two registered models can be loaded as what it is (`mlflow.xgboost`), or
+# as a `python_function` (`mlflow.pyfunc`), which is called alike for every kind of model.
 
 # %% tags=["flavour_comparison"]
 import time
 
-import matplotlib.pyplot as plt
 import mlflow
 import pandas as pd
 import xgboost as xgb
@@ -920,136 +1067,109 @@ booster_pyfunc = mlflow.pyfunc.load_model(booster_uri)
 classifier_pyfunc = mlflow.pyfunc.load_model(classifier_uri)
 
 # %% [markdown]
-# The `Booster` wants a `DMatrix`, XGBoost's own form of data, and answers with the probability of class 1. The
-# `XGBClassifier` wants a DataFrame and answers with classes. Through `pyfunc` both take a DataFrame, and each still
-# gives its own kind of answer:
+# The `Booster` wants a `DMatrix` and answers with the probability of class 1:
+
+# %%
+booster.predict(xgb.DMatrix(test.head()))
+
+# %% tags=["raises-exception"]
+booster.predict(test.head())
+
+# %% [markdown]
+# The `XGBClassifier` wants a DataFrame and answers with classes. It wants its columns in their order:
+
+# %%
+classifier.predict(test.head())
+
+# %% tags=["raises-exception"]
+classifier.predict(test.head().iloc[:, 1:])
+
+# %% [markdown]
+# Through `pyfunc` both take a DataFrame, and each still gives its own kind of answer. Only here the input is checked
+# against the signature: a missing column is named, and the order of columns does not matter.
+
+# %%
+booster_pyfunc.predict(test.head()), classifier_pyfunc.predict(test.head().iloc[:, ::-1])
+
+# %% tags=["raises-exception"]
+classifier_pyfunc.predict(test.head().iloc[:, 1:])
+
+# %% [markdown]
+# All four ways with the same wrong inputs (*refused* names the error), and what a call costs, in milliseconds. They
+# take turns, so that a busy moment of the machine hits all of them alike.
+
 
 # %% tags=["flavour_comparison"]
 xgb.set_config(nthread=1)  # for few rows, threads cost more than they bring
-dmatrix = xgb.DMatrix(test)
-calls = {
-    "Booster": lambda: booster.predict(dmatrix),
-    "XGBClassifier": lambda: classifier.predict(test),
-    "Booster as pyfunc": lambda: booster_pyfunc.predict(test),
-    "XGBClassifier as pyfunc": lambda: classifier_pyfunc.predict(test),
+models = {
+    "Booster": booster,
+    "XGBClassifier": classifier,
+    "Booster as pyfunc": booster_pyfunc,
+    "XGBClassifier as pyfunc": classifier_pyfunc,
 }
-answers = {name: call() for name, call in calls.items()}
-
-# %%
-pd.DataFrame(answers).head()
-
-# %% [markdown]
-# What does each refuse? We give each of them wrong input and keep the error that it raises. A `pyfunc` model checks
-# its input against the signature: it names the column that is missing and does not care about the order of columns.
-
-# %% tags=["flavour_comparison"]
-wrong_calls = {
-    ("Booster", "a DataFrame"): lambda: booster.predict(test),
-    ("Booster", "a missing column"): lambda: booster.predict(xgb.DMatrix(test.iloc[:, 1:])),
-    ("XGBClassifier", "a missing column"): lambda: classifier.predict(test.iloc[:, 1:]),
-    ("XGBClassifier", "columns in another order"): lambda: classifier.predict(test.iloc[:, ::-1]),
-    ("XGBClassifier", "text"): lambda: classifier.predict(test.astype(str)),
-    ("Booster as pyfunc", "a DMatrix"): lambda: booster_pyfunc.predict(dmatrix),
-    ("XGBClassifier as pyfunc", "a missing column"): lambda: classifier_pyfunc.predict(test.iloc[:, 1:]),
-    ("XGBClassifier as pyfunc", "text"): lambda: classifier_pyfunc.predict(test.astype(str)),
-    ("XGBClassifier as pyfunc", "columns in another order"): lambda: classifier_pyfunc.predict(test.iloc[:, ::-1]),
+inputs = {
+    "the test set": test,
+    "a column too few": test.iloc[:, 1:],
+    "a column too many": test.assign(further=1.0),
+    "columns in another order": test.iloc[:, ::-1],
+    "numbers as text": test.astype(str),
 }
-refusals = []
-for (name, given), call in wrong_calls.items():
+
+
+def predict(model, frame):
+    return model.predict(xgb.DMatrix(frame) if isinstance(model, xgb.Booster) else frame)
+
+
+def outcome(model, frame):
     try:
-        call()
-        refusal = "accepted"
+        return f"{predict(model, frame)[0]:.3g}, …"
     except Exception as error:
-        reason = str(error).split("Error: ")[-1].replace(str(list(test.columns)), "[…]")  # the reason without the data
-        refusal = f"{type(error).__name__}: {' '.join(reason.split())[:80]}"
-    refusals.append({"flavour": name, "given": given, "result": refusal})
-refusals = pd.DataFrame(refusals)
-refused = refusals[refusals.result != "accepted"].groupby("flavour").given.agg(", ".join)
+        return f"refused: {type(error).__name__}"
 
-# %%
-with pd.option_context("display.max_colwidth", None):
-    display(refusals)
 
-# %% [markdown]
-# If you need what only XGBoost's own object can do, such as the importance of features, reach it through any `pyfunc`
-# model with `get_raw_model()`:
-
-# %%
-inner = classifier_pyfunc.get_raw_model().get_booster()
-pd.Series(inner.get_score(importance_type="gain"), name="gain").nlargest(5).to_frame()
-
-# %% [markdown]
-# All in one table:
-
-# %% tags=["flavour_comparison"]
-flavours = pd.DataFrame(
+answers = pd.DataFrame(
     {
-        "loaded with": ["mlflow.xgboost", "mlflow.xgboost", "mlflow.pyfunc", "mlflow.pyfunc"],
-        "takes": ["DMatrix", "DataFrame", "DataFrame", "DataFrame"],
-        "returns": [f"{answer.dtype}, such as {answer[0]:.3g}" for answer in answers.values()],
-        "refuses": [refused[name] for name in calls],
-    },
-    index=pd.Index(calls, name="flavour"),
+        name: {given: outcome(model, frame) for given, frame in inputs.items()}
+        for name, model in models.items()
+    }
+)
+
+times = []
+for _ in range(51):
+    for name, model in models.items():
+        for count in [1, len(test)]:
+            start = time.perf_counter()
+            predict(model, test.head(count))
+            times.append(
+                {"flavour": name, "rows": count, "ms": 1000 * (time.perf_counter() - start)}
+            )
+times = pd.DataFrame(times[2 * len(models) :])  # the first call of each was the warm-up
+latency = times.pivot_table(
+    index="flavour", columns="rows", values="ms", aggfunc="median", sort=False
 )
 
 # %%
-flavours
-
-# %% [markdown]
-# ## What the flavours cost
-#
-# We time the four, for one row and for the whole test set (or 1,000 rows of it). Each is called once before (warm), and
-# then they take turns, so that a busy moment of the machine hits all of them alike. Making the `DMatrix` belongs to the
-# price of the Booster.
-
-
-# %% tags=["flavour_comparison"]
-def time_calls(frame, repeats=50):
-    timed = {
-        "Booster": lambda: booster.predict(xgb.DMatrix(frame)),
-        "XGBClassifier": lambda: classifier.predict(frame),
-        "Booster as pyfunc": lambda: booster_pyfunc.predict(frame),
-        "XGBClassifier as pyfunc": lambda: classifier_pyfunc.predict(frame),
-    }
-    milliseconds = {name: [] for name in timed}
-    for repeat in range(repeats + 1):
-        for name, call in timed.items():
-            start = time.perf_counter()
-            call()
-            if repeat:  # the first is the warm-up
-                milliseconds[name].append(1000 * (time.perf_counter() - start))
-    quartiles = pd.DataFrame(milliseconds).quantile([0.25, 0.5, 0.75]).T
-    return pd.DataFrame(
-        {
-            "rows": len(frame),
-            "median ms": quartiles[0.5],
-            "spread ms": quartiles[0.75] - quartiles[0.25],
-            "ratio to fastest": quartiles[0.5] / quartiles[0.5].min(),
-        }
-    )
-
-
-latency = pd.concat([time_calls(test.head(1)), time_calls(test)]).rename_axis("flavour")
+answers
 
 # %% tags=["volatile"]
 latency.round(2)
-
-# %% tags=["flavour_comparison", "volatile"]
-figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
-for axis, (rows, part) in zip(axes, latency.groupby("rows"), strict=True):
-    axis.barh(part.index, part["median ms"], xerr=part["spread ms"])
-    axis.set(title=f"{rows} row(s)", xlabel="milliseconds per call (median, interquartile range)")
 
 # %% tags=["flavour_comparison"]
 utils.set_experiment()
 tags = {"step": "flavour_comparison", "training_run_id": training_run.info.run_id}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
 with mlflow.start_run(run_name="Flavour_Comparison", tags=tags) as run:
-    mlflow.log_figure(figure, "latency.png")
-    for name, table in {"flavours": flavours, "refusals": refusals, "latency": latency}.items():
-        mlflow.log_table(table.reset_index(), f"{name}.json")
-    for (name, row), rows in zip(latency.iterrows(), latency.rows, strict=True):
-        mlflow.log_metric(f"ms_{rows}_rows/{name}", row["median ms"])
+    mlflow.log_table(answers.rename_axis("given").reset_index(), "answers.json")
+    for count, column in latency.items():
+        mlflow.log_metrics({f"ms_{count}_rows/{name}": value for name, value in column.items()})
+
+# %% [markdown]
+# What only XGBoost's own object can do, such as the importance of features, is reached through any `pyfunc` model with
+# `get_raw_model()`:
+
+# %%
+inner = classifier_pyfunc.get_raw_model().get_booster()
+pd.Series(inner.get_score(importance_type="gain"), name="gain").nlargest(3).to_frame()
 
 # %% [markdown]
 # ## Serving with `mlflow models serve`
@@ -1061,8 +1181,7 @@ with mlflow.start_run(run_name="Flavour_Comparison", tags=tags) as run:
 # ```
 #
 # The next cells do the same from Python: start the server as a process, wait until it is healthy, send it the test
-# set, compare its answers with those of the same model in this process, and stop it, whatever happens. Rows are sent
-# in the form `dataframe_split`: the names of the columns once, then the rows, a thousand at most in one request.
+# set, compare its answers with those of the same model in this process, and stop it, whatever happens.
 
 # %% tags=["model_serving"]
 import mlflow
@@ -1089,25 +1208,46 @@ try:
     model_info = mlflow.models.get_model_info(model_uri)
 except (MlflowException, OSError) as error:
     raise StepError(
-        f"{model_uri}: there is no such model. Make one: mlflow run . -e main. {error}".splitlines()[0]
+        f"{model_uri}: there is no such model. Make one: mlflow run . -e main. {error}".splitlines()[
+            0
+        ]
     ) from None
 try:
     data_run = mlflow.get_run(mlflow.get_run(model_info.run_id).data.tags["data_run_id"])
-except (MlflowException, KeyError):
-    by_hand = f"mlflow models serve -m {model_uri} --env-manager local"
-    raise StepError(
-        f"{model_uri} was not trained here, so there are no rows to try it with. Serve it: {by_hand}"
-    ) from None
+except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
+    reason = "was not trained here, so there are no rows to try it with"
+    raise StepError(f"{model_uri} {reason}: serve it with `mlflow models serve`.") from None
 rows = utils.load_dataset(data_run, "test")
 rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
+
+# %% [markdown]
+# Rows are sent in the form `dataframe_split`: the names of the columns once, then the rows, here a thousand at most in
+# one request. This is the body for two rows of two columns:
+
+# %%
+print(json.dumps(utils.as_request(rows.iloc[:2, :2])))
 
 # %% tags=["model_serving"]
 port = port or servers.free_port()
 url = f"http://127.0.0.1:{port}"
-command = ["mlflow", "models", "serve", "-m", model_uri, "--env-manager", "local", "--host", "127.0.0.1"]
+command = [
+    "mlflow",
+    "models",
+    "serve",
+    "-m",
+    model_uri,
+    "--env-manager",
+    "local",
+    "--host",
+    "127.0.0.1",
+]
 
 utils.set_experiment()
-tags = {"step": "model_serving", "data_run_id": data_run.info.run_id, "data": data_run.data.tags.get("data")}
+tags = {
+    "step": "model_serving",
+    "data_run_id": data_run.info.run_id,
+    "data": data_run.data.tags.get("data"),
+}
 with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(rows)})
     predictions = []
@@ -1121,38 +1261,74 @@ with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(rows)).max())
     mlflow.log_metric("largest_difference", difference)
     if difference > 1e-6:
-        raise StepError(f"{model_uri}: the server's answers differ from the model's by up to {difference}.")
+        raise StepError(
+            f"{model_uri}: the server's answers differ from the model's by up to {difference}."
+        )
 logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {difference:.1g}")
 
+# %% [markdown]
+# The same question with `curl`, while a server runs at port 5001: `serving_input_example.json` lies beside every model
+# that was logged with an input example.
+#
+# ```bash
+# curl http://127.0.0.1:5001/invocations --json @serving_input_example.json
+# ```
+#
+# The answer is 0 or 1, whatever the classes are called in your file; which word is class 1 stands in the tags of the
+# version. The server takes codes in place of words, and the added feature must be in the request: it does not know how
+# we made it. A plain list of numbers, without names, is refused, because the signature has names.
+
+# %% [markdown]
+# ## Scoring a file
+#
+# Often no server is needed. One command reads a CSV file and writes the answers:
+#
+# ```bash
+# mlflow models predict -m models:/CancerModel@champion -i in.csv -t csv -o out.json --env-manager local
+# ```
+
 # %%
-served[:5]
+import tempfile
+
+folder = tempfile.TemporaryDirectory()
+rows.head(100).to_csv(Path(folder.name, "in.csv"), index=False)
+mlflow.models.predict(
+    model_uri,
+    input_path=Path(folder.name, "in.csv").as_posix(),
+    content_type="csv",
+    output_path=Path(folder.name, "out.json").as_posix(),
+    env_manager="local",
+)
+scored = json.loads(Path(folder.name, "out.json").read_text())["predictions"]
+print(len(scored), "answers, like those of the server:", scored == served[:100].tolist())
 
 # %% [markdown]
 # ## Serving with MLServer
 #
-# MLServer is a model server of its own, with a protocol (V2) that other servers speak too. It reads the model's
-# address from `model-settings.json`. Its development has come to rest and it needs Python 3.11 or 3.12 and older
-# packages than ours, so it lives in an environment of its own. This makes the environment and starts the server on
-# port 8080 (without `make`, on Windows for instance, use the container below):
+# MLServer is another model server, with a protocol (V2) that other servers speak too. Know its state before you choose
+# it: the company behind it is being wound up, its last release needs Python below 3.13 and older packages than ours,
+# and MLflow removed its own integration in 2026. The successor is a container that MLflow itself makes (`mlflow models
+# build-docker`, or `generate-dockerfile` to look at it first). It lives in an environment of its own, which this makes,
+# and then starts the server on port 8080 with the model that `model-settings.json` names:
 #
 # ```bash
 # make mlserve
 # ```
 
 # %%
-print(Path("docker/mlserve/model-settings.json").read_text())
-
-# %%
 import subprocess
 
 for command in [
-    ["uv", "venv", "--quiet", "--allow-existing", "--python", ">=3.11,<3.13", "docker/mlserve/.venv"],
-    ["uv", "pip", "install", "--quiet", "--python", "docker/mlserve/.venv", "-r", "docker/mlserve/requirements.txt"],
+    "uv venv --quiet --allow-existing --python >=3.11,<3.13 docker/mlserve/.venv",
+    "uv pip install --quiet --python docker/mlserve/.venv -r docker/mlserve/requirements.txt",
 ]:
-    subprocess.run(command, check=True)
+    subprocess.run(command.split(), check=True)
+print(Path("docker/mlserve/model-settings.json").read_text())
 
 # %%
-mlserver_ports = {f"MLSERVER_{name}_PORT": str(servers.free_port()) for name in ["HTTP", "GRPC", "METRICS"]}
+mlserver_ports = {
+    f"MLSERVER_{name}_PORT": str(servers.free_port()) for name in ["HTTP", "GRPC", "METRICS"]
+}
 mlserver_url = f"http://127.0.0.1:{mlserver_ports['MLSERVER_HTTP_PORT']}"
 mlserver_program = f"docker/mlserve/.venv/{'Scripts' if os.name == 'nt' else 'bin'}/mlserver"
 
@@ -1169,45 +1345,40 @@ def mlserver(folder):
 
 # %% [markdown]
 # The same rows go to MLflow's own address `/invocations`, and to that of the V2 protocol, which wants each column as
-# a tensor with a name, a shape and a type. The server also describes itself (`/v2/models/cancer-model/docs` is a page
-# to try it out) and counts its work for a monitoring system (`/metrics`).
+# a tensor with a name, a shape and a type:
 
 # %%
 v2_request = {
     "parameters": {"content_type": "pd"},
     "inputs": [
         {"name": name, "shape": [len(rows), 1], "datatype": "FP64", "data": column.tolist()}
-        for name, column in rows.items()
+        for name, column in rows.astype(object).where(rows.notna(), None).items()
     ],
 }
 with mlserver("docker/mlserve"):
-    rest = requests.post(f"{mlserver_url}/invocations", json=utils.as_request(rows), timeout=60).json()
-    v2 = requests.post(f"{mlserver_url}/v2/models/cancer-model/infer", json=v2_request, timeout=60).json()
-    openapi = requests.get(f"{mlserver_url}/v2/models/cancer-model/docs/dataplane.json", timeout=60).json()
-    metrics_url = f"http://127.0.0.1:{mlserver_ports['MLSERVER_METRICS_PORT']}/metrics"
-    metrics = requests.get(metrics_url, timeout=60).text
+    rest = requests.post(f"{mlserver_url}/invocations", json=utils.as_request(rows), timeout=60)
+    infer_url = f"{mlserver_url}/v2/models/cancer-model/infer"
+    v2 = requests.post(infer_url, json=v2_request, timeout=60)
 
-print("/invocations gives the same:", rest["predictions"] == served.tolist())
-print("V2 gives the same:", v2["outputs"][0]["data"] == served.tolist())
-print("described:", len(openapi["paths"]), "addresses, such as", "/v2/models/cancer-model/infer")
-print("counted:", *[line for line in metrics.splitlines() if line.startswith("model_infer_request_success_total")])
+print("/invocations gives the same:", rest.json()["predictions"] == served.tolist())
+print("V2 gives the same:", v2.json()["outputs"][0]["data"] == served.tolist())
 
 # %% [markdown]
 # The page `/v2/models/cancer-model/docs` lists the addresses of the model, with a form to try each of them:
 #
 # ![The model's page in MLServer](img/mlserver.png)
 #
-# One difference: where `mlflow models serve` answers a caller's mistake with status 400 and a reason, MLServer
-# answers some of them, such as broken JSON, with status 500 and *Internal Server Error*. (With `debug` on, its default,
-# it would answer them with a traceback, which is for us and not for callers.)
+# One difference: where `mlflow models serve` answers a caller's mistake with status 400 and a reason, MLServer answers
+# some of them, such as broken JSON, with status 500.
 
 # %% [markdown]
 # ## A custom model
 #
 # A server that answers with classes hides how sure the model is. With a model of our own we decide what goes in and
 # out. A *model from code* is a Python file that MLflow stores and runs again when the model is loaded; nothing is
-# pickled. This one has the classifier as its artifact, answers with both probabilities, refuses input that cannot be
-# right, and logs each request without the values in it, since those belong to a patient.
+# pickled. It imports packages only, never modules of this project, which may have changed by then. This one has the
+# classifier as its artifact, takes words as they stand in the file, answers with both probabilities, refuses input that
+# cannot be right, and logs each request without the values in it, since those belong to a patient.
 
 # %% tags=["custom_model"]
 import time
@@ -1227,7 +1398,7 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
         """Load the classifier when the server starts.
 
         Args:
-            context: What MLflow stored with the model: `artifacts["classifier"]` is the classifier's folder.
+            context: What MLflow stored with the model: its artifact "classifier" is a folder.
         """
         self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
         self.words = (Model.load(context.artifacts["classifier"]).metadata or {}).get("words", {})
@@ -1244,29 +1415,33 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
             An array of shape (n, 2): the probabilities of class 0 and class 1.
 
         Raises:
-            MlflowException: There are no rows, or a value is infinite or too large; a server answers with status 400.
+            MlflowException: There are no rows, or a value is infinite or too large; a server then
+                answers with status 400.
         """
         if model_input.empty:
             raise MlflowException.invalid_parameter_value("There are no rows to predict.")
-        codes = {name: {word: code for code, word in enumerate(words)} for name, words in self.words.items()}
-        model_input = model_input.assign(**{name: model_input[name].map(codes[name]) for name in codes}).astype(float)
-        # XGBoost computes with numbers of single precision, and takes larger ones for infinite without a word
+        codes = {
+            name: {word: code for code, word in enumerate(words)}
+            for name, words in self.words.items()
+        }
+        model_input = model_input.assign(
+            **{name: model_input[name].map(codes[name]) for name in codes}
+        ).astype(float)
+        # XGBoost has numbers of single precision, and takes larger ones for infinite
         infinite = model_input.columns[(model_input.abs() > np.finfo(np.float32).max).any()]
         if len(infinite):
-            raise MlflowException.invalid_parameter_value(f"Infinite or too large values in: {', '.join(infinite)}")
+            raise MlflowException.invalid_parameter_value(
+                f"Infinite or too large values in: {', '.join(infinite)}"
+            )
         start = time.perf_counter()
         probabilities = self.classifier.predict_proba(model_input)
-        logger.info("{} row(s) in {:.1f} ms", len(model_input), 1000 * (time.perf_counter() - start))
+        logger.info(
+            "{} row(s) in {:.1f} ms", len(model_input), 1000 * (time.perf_counter() - start)
+        )
         return probabilities
 
 
 mlflow.models.set_model(CancerProbability())
-
-# %% [markdown]
-# The file must be there before it can be logged, so we extract this cell first.
-
-# %%
-extract.main([])
 
 # %% tags=["model_customization"]
 import mlflow
@@ -1283,7 +1458,8 @@ training_run_id = None
 # %% tags=["model_customization"]
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{utils.registered_version(config.CLASSIFIER_MODEL, training_run)}"
+version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
+classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 encoding = utils.model_encoding(classifier_uri)
 train = utils.load_dataset(data_run, "train")
 features, _ = data_files.encode(train, encoding)
@@ -1301,40 +1477,34 @@ with mlflow.start_run(run_name="Model_Customization", tags=tags) as run:
         registered_model_name=config.CUSTOM_MODEL,
         signature=infer_signature(train[encoding["columns"]], probabilities),
         input_example=example,
-        pip_requirements=utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas", "loguru"),
+        pip_requirements=utils.pinned_requirements(
+            "mlflow", "xgboost", "scikit-learn", "pandas", "loguru"
+        ),
         metadata={**encoding, "words": {}},  # it takes the words as they are
     )
 logger.info(f"registered {config.CUSTOM_MODEL} version {custom_info.registered_model_version}")
 
 # %% [markdown]
-# Its answers are those of the classifier's `predict_proba`:
+# `mlflow models serve` serves it like any other model. Its answers are those of the classifier's `predict_proba`, and
+# wrong input is answered with status 400 and a reason:
 
 # %%
-import tempfile
-
 custom_uri = f"models:/{config.CUSTOM_MODEL}/{custom_info.registered_model_version}"
-custom = mlflow.pyfunc.load_model(custom_uri)
-pd.DataFrame({"custom model": custom.predict(example)[:, 1], "classifier": probabilities[:3, 1]})
-
-# %% [markdown]
-# `mlflow models serve` serves it like any other model. Wrong input is answered with status 400 and a reason:
-
-# %%
 raw_rows = utils.load_dataset(data_run, "test")[encoding["columns"]]
-custom_command = ["mlflow", "models", "serve", "-m", custom_uri, "--env-manager", "local", "--host", "127.0.0.1"]
-with servers.server([*custom_command, "--port", str(port)], f"{url}/health") as log:
+expected = mlflow.xgboost.load_model(classifier_uri).predict_proba(
+    data_files.encode(raw_rows, encoding)[0]
+)
+command = f"mlflow models serve -m {custom_uri} --env-manager local --host 127.0.0.1 -p {port}"
+with servers.server(command.split(), f"{url}/health") as log:
     response = requests.post(f"{url}/invocations", json=utils.as_request(raw_rows), timeout=60)
     for wrong in [raw_rows.head(1).iloc[:, 1:], raw_rows.head(0)]:
         refusal = requests.post(f"{url}/invocations", json=utils.as_request(wrong), timeout=60)
-        print(refusal.status_code, refusal.json()["message"].split("Error: ")[-1])
+        print(refusal.status_code, refusal.json()["message"].split("Error: ")[-1][:80])
     request_log = [line for line in log.read_text().splitlines() if "row(s)" in line]
-
-served_probabilities = np.array(response.json()["predictions"])
-expected = mlflow.xgboost.load_model(classifier_uri).predict_proba(data_files.encode(raw_rows, encoding)[0])
-print("like predict_proba:", np.allclose(served_probabilities, expected, atol=1e-6))
+print("like predict_proba:", np.allclose(response.json()["predictions"], expected, atol=1e-6))
 
 # %% tags=["volatile"]
-print(*request_log, sep="\n")
+print(request_log[0])
 
 # %% [markdown]
 # To let MLServer serve this model in place of the classifier, one line of `model-settings.json` changes. (To serve a
@@ -1347,408 +1517,71 @@ with tempfile.TemporaryDirectory() as folder:
     shutil.copy("docker/mlserve/settings.json", folder)
     Path(folder, "model-settings.json").write_text(json.dumps(settings))
     with mlserver(folder):
-        response = requests.post(f"{mlserver_url}/invocations", json=utils.as_request(raw_rows), timeout=60)
-
+        response = requests.post(
+            f"{mlserver_url}/invocations", json=utils.as_request(raw_rows), timeout=60
+        )
 print("like predict_proba:", np.allclose(response.json()["predictions"], expected, atol=1e-6))
-
 
 # %% [markdown]
 # ## Containers
 #
 # A container carries the environment along: nothing but Docker with its Compose plugin is needed on the machine that
 # runs it. There are two images, one with the steps and one with MLServer. In the folder of the project, the first of
-# these commands runs the whole pipeline, the second one step; what follows the name of the step goes to `mlflow run`:
+# these commands runs the whole pipeline, the second one step (what follows the name of the step goes to `mlflow run`),
+# and the third puts the champion behind MLServer, at http://127.0.0.1:8080 until Ctrl-C:
 #
 # ```bash
 # docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject
 # docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject hyperparameters-tuning -P n-trials=20
+# docker compose -f docker/mlserve/docker-compose.yml up --build
 # ```
 #
 # The code is in the image, the runs are not: the container sees this folder under *the same absolute path* as the
 # host does, because MLflow notes the place of each file as an absolute path. So `make ui` shows the runs, and the
-# models load here. A CSV file for `-P dataset=` must lie in this folder too.
-#
-# The champion behind MLServer, at http://127.0.0.1:8080 until Ctrl-C:
-#
-# ```bash
-# docker compose -f docker/mlserve/docker-compose.yml up --build
-# ```
-#
-# When the alias has moved, start it again; for another model, change the line in `model-settings.json` first. The
-# files that a container writes belong to user 1000, the first user of most Linux machines. If `id -u` says something
-# else, put `HOST_USER=$(id -u):$(id -g)` before the command. On Windows, give these commands in WSL. With the older
-# docker-compose 1.29, `run` has no `--build`: give `docker-compose -f … build` first.
-
-# %% [markdown]
-# ## How fast it is
-#
-# What does all this cost? `make benchmark` measures it; these are its figures for one machine, and
-# [benchmarks/results.md](benchmarks/results.md) has all of them. First tracking: the tuning of this notebook without
-# MLflow, with one `log_batch` a trial as above, and with a call for each boosting round, as many tutorials do it.
-
-# %%
-results = json.loads(Path("benchmarks/results.json").read_text())
-tables = {key: pd.json_normalize(table["rows"]) for key, table in results["tables"].items()}
-print(f"{results['processor']}, {results['cores']} cores, measured on {results['date']}")
-tables["tracking"][["way", "seconds.median", "ratio.median"]].round(2)
-
-# %% [markdown]
-# Then the steps, each as a process, beside its *floor*: the same imports and the same computation without an MLflow
-# run.
-
-# %%
-tables["steps"][["step", "seconds.median", "floor_seconds.median", "ratio.median"]].round(2)
-
-# %% [markdown]
-# And one row sent to each server by one client, beside a bare FastAPI handler around XGBoost's `inplace_predict`:
-
-# %%
-serving = tables["serving"]
-one_row = serving[(serving.rows == 1) & (serving.clients == 1)]
-one_row[["target", "p50_ms", "p99_ms", "requests_per_second", "ratio.median"]].round(2)
+# models load here. A file for `-P dataset=` must lie in this folder too. What a container writes belongs to user 1000,
+# the first user of most Linux machines. If `id -u` says something else, put `HOST_USER=$(id -u):$(id -g)` before the
+# command. On Windows, give these commands in WSL. With the older docker-compose 1.29, `run` has no `--build`: give
+# `docker-compose -f … build` first.
 
 # %% [markdown]
 # ## Sharing the work
 #
-# The store in this folder serves one person, as long as the folder stays where it is: MLflow notes the place of each
-# file as an *absolute* path. When the folder is renamed, or a colleague reaches it by another path, the runs and their
-# metrics are still there, but not their files and models. Here is a store with one model, in a folder that then moves:
-
-# %%
-import sqlite3
-import tempfile
-
-
-def move(folder, name):
-    moved = shutil.copytree(folder, folder.with_name(name))
-    shutil.rmtree(folder / "mlruns")
-    return moved
-
-
-def log_model(experiment_id):
-    with mlflow.start_run(experiment_id=experiment_id, run_name="Moving"):
-        return mlflow.xgboost.log_model(
-            moving_model, name="classifier", registered_model_name="MovingModel", pip_requirements=requirements
-        )
-
-
-moving_model = mlflow.xgboost.load_model(classifier_uri)
-old = Path(tempfile.mkdtemp(), "old")
-old.mkdir()
-mlflow.set_tracking_uri(f"sqlite:///{(old / 'mlflow.db').as_posix()}")
-moving_id = mlflow.create_experiment("Moving", artifact_location=str(old / "mlruns" / "1"))
-log_model(moving_id)
-
-new = move(old, "new")
-mlflow.set_tracking_uri(f"sqlite:///{(new / 'mlflow.db').as_posix()}")
-try:
-    mlflow.xgboost.load_model("models:/MovingModel/1")
-except Exception as error:
-    print(f"{type(error).__name__}: {error}")
-
-# %% [markdown]
-# MLflow has no command that mends this. On the same machine a link at the old place does (`ln -s NEW OLD`). For good,
-# the addresses in the database can be corrected. MLflow does not document its tables; these four statements are right
-# for MLflow 3.17. Stop every program that uses the store first, and keep a copy of `mlflow.db`:
-
-# %%
-updates = """
-UPDATE experiments SET artifact_location = replace(artifact_location, :old, :new);
-UPDATE runs SET artifact_uri = replace(artifact_uri, :old, :new);
-UPDATE logged_models SET artifact_location = replace(artifact_location, :old, :new);
-UPDATE model_versions SET storage_location = replace(storage_location, :old, :new)
-"""
-
-
-def change_addresses(database, old, new):
-    connection = sqlite3.connect(database)
-    with connection:
-        for update in updates.split(";"):
-            connection.execute(update, {"old": str(old), "new": str(new)})
-    connection.close()
-
-
-change_addresses(new / "mlflow.db", old, new)
-mlflow.xgboost.load_model("models:/MovingModel/1").predict(features.head())
-
-# %% [markdown]
-# ### A tracking server
+# - **git** carries the code: `modeling.py`, and `steps/` with it. Not the runs: `mlflow.db` grows with each of them,
+#   cannot be merged, and is therefore in `.gitignore`.
+# - **A second local store** keeps trials apart: `export MLFLOW_TRACKING_URI=sqlite:///other.db` before a command.
+# - **A tracking server** keeps one store for many people and machines: start it with `make tracking-server`, and then
+#   `export MLFLOW_TRACKING_URI=http://127.0.0.1:5000`. [Sharing](chapters/sharing.md) has it, and PostgreSQL, passwords
+#   and what happens when a store is moved.
 #
-# As soon as a second person or a second machine needs the runs, or wherever the folder may move, let a *tracking
-# server* keep the store. Everybody asks the server, for files too, whose addresses now begin with
-# `mlflow-artifacts:/`: only the server knows where they are. To try it on this machine, start one (it keeps its store
-# in the folder `tracking/`):
+# Further chapters, each a notebook and a page of its own (`make chapters` runs them): [Many workers on one
+# study](chapters/many_workers.md), [Large data](chapters/large_data.md), [How fast it is](chapters/performance.md), and
+# [What happens when …](chapters/failures.md), with every error that we know and what to do.
+#
+# ## How this page is made
+#
+# `make readme` copies the project into an empty folder, runs this notebook there with nbclient, and turns it into
+# Markdown with nbconvert; what differs from run to run, such as IDs and times, is replaced. The pictures are taken by a
+# browser (`make pictures`). A test compares page and notebook, so neither can change alone. In short:
 #
 # ```bash
-# make tracking-server
+# jupytext --to ipynb modeling.py
+# jupyter nbconvert --to markdown --execute modeling.ipynb
 # ```
 #
-# and tell MLflow about it in each terminal that is to use it. That is all: steps, notebook and `mlflow models serve`
-# work as before.
+# ## What is where
 #
-# ```bash
-# export MLFLOW_TRACKING_URI=http://127.0.0.1:5000
-# ```
-#
-# Local runs can be taken along: copy `mlflow.db` and `mlruns/` to where the server keeps its store, and change the
-# addresses once more. The next cell does so with our small store. Then it logs another model through the server, moves
-# the server's folder, and loads both:
-
-# %%
-change_addresses(new / "mlflow.db", new / "mlruns", "mlflow-artifacts:")
-tracking_port = servers.free_port()
-tracking_url = f"http://127.0.0.1:{tracking_port}"
-command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(tracking_port), "--workers", "1"]
-command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "mlruns"]
-
-
-def tracking_server(folder):
-    return servers.server(command, f"{tracking_url}/health", folder, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-
-
-mlflow.set_tracking_uri(tracking_url)
-with tracking_server(new):
-    print(mlflow.get_logged_model(log_model(moving_id).model_id).artifact_location)
-
-with tracking_server(move(new, "newer")):
-    for version in [1, 2]:
-        answers = mlflow.xgboost.load_model(f"models:/MovingModel/{version}").predict(features)
-        print(f"version {version}: same answers", (answers == moving_model.predict(features)).all())
-
-mlflow.set_tracking_uri(store)
-
-# %% [markdown]
-# A team will want PostgreSQL below the server. Docker brings both, and workers for the tuning as well; choose a
-# password for the database:
-#
-# ```bash
-# export POSTGRES_PASSWORD=...
-# docker compose -f docker/tracking/docker-compose.yml up --build
-# N_TRIALS=20 docker compose -f docker/tracking/docker-compose.yml up --build --scale tuning-worker=4
-# ```
-#
-# The first `up` starts the server at http://127.0.0.1:5000 and prepares the data; the second also starts four workers,
-# which make 20 trials together. MLflow cannot copy an SQLite store into PostgreSQL. Since everything here is seeded,
-# running the pipeline once more against the new server gives the same models.
-#
-# Both servers answer this machine only, and refuse a request whose `Host` is another one, so that no web page can reach
-# them through your browser. They know no users: before other machines may ask them, put a proxy with HTTPS and a login
-# in front.
-#
-# ### Kubernetes
-#
-# With a cluster and a registry of images, `mlflow run` can start any step as a Kubernetes job. We have not run this
-# here; it needs `pip install kubernetes docker`, a tracking server that the cluster reaches, and in `MLproject` the
-# line `docker_env: {image: NAME}`, with the image of `mlproject_docker/Dockerfile`, in place of `conda_env`. The
-# configuration names the cluster, the registry and a template of the job:
-#
-# ```bash
-# mlflow run . -e model-training --backend kubernetes --backend-config kubernetes_config.json
-# ```
-
-# %% [markdown]
-# ## Many workers, one study
-#
-# Trials do not wait for each other, so several processes can make them at the same time, if they share the study. Give
-# them a `storage`: on one machine a *journal file* is enough, a text file to which each process adds what it did. Here
-# two searches, each with the same command, make 20 trials together:
-
-# %%
-journal = Path(tempfile.mkdtemp(), "optuna.journal")
-workers = [
-    mlflow.run(
-        ".",
-        "hyperparameters-tuning",
-        parameters={"n-trials": 20, "storage": str(journal), "data-run-id": data_run.info.run_id},
-        experiment_id=run.info.experiment_id,
-        env_manager="local",
-        synchronous=False,
-    )
-    for _ in range(2)
-]
-print("both finished:", all([worker.wait() for worker in workers]))
-
-# %% [markdown]
-# Each worker is a run of its own, with the trials that it made nested in it, and writes the best of the whole study at
-# its end:
-
-# %% tags=["volatile"]
-searches = mlflow.search_runs(
-    experiment_ids=[run.info.experiment_id],
-    filter_string="tags.step = 'hyperparameters_tuning' and tags.study LIKE 'tuning-%'",
-    max_results=2,
-)
-searches["trials made"] = [
-    len(mlflow.search_runs([run.info.experiment_id], f"tags.mlflow.parentRunId = '{run_id}'"))
-    for run_id in searches.run_id
-]
-searches[["tags.mlflow.runName", "trials made", "metrics.logloss", "tags.study"]]
-
-# %% [markdown]
-# Together they make at least 20 trials, and at most one more per further worker, since each begins a trial before it
-# can know that another one is about to finish the last. The study is still in the file: the same command with a larger
-# `n-trials` goes on from there, and so it does after a worker was killed. A study on other data or from other ranges is
-# refused.
-
-# %%
-shared = optuna.load_study(study_name=None, storage=utils.open_storage(str(journal)))
-made = shared.trials_dataframe(attrs=("params", "state"))
-print(
-    "at least 20:",
-    (made.state == "COMPLETE").sum() >= 20,
-    " all different:",
-    not made.filter(like="params_").duplicated().any(),
-)
-
-# %% [markdown]
-# Several machines need a database for the study and a tracking server for the runs. Then each of them gives the same
-# command, with its own time to come and go:
-#
-# ```bash
-# export MLFLOW_TRACKING_URI=http://127.0.0.1:5000
-# mlflow run . -e hyperparameters-tuning -P n-trials=40 -P storage=postgresql://optuna@127.0.0.1/optuna
-# ```
-#
-# A worker that is killed loses nothing: in the database each trial has a heartbeat, and when that stops, another worker
-# does the trial again. `mlflow run` logs its parameters, so keep the password out of them: the environment variable
-# `PGPASSWORD` or a file `~/.pgpass` tells it to PostgreSQL.
-
-# %% [markdown]
-# Two workers are not twice as fast: the second starts some seconds later, and the cores are shared. These are the
-# figures for 40 trials on two cores, from start to end:
-
-# %%
-tables["workers"][["storage", "workers", "seconds.median", "ratio.median"]].round(2)
-
-# %% [markdown]
-# ## When the data grow
-#
-# All steps keep their data in memory. How far does that go? `make benchmark-rows` runs them on 569 rows, on 100
-# thousand and on a million of the same columns: drawn from the real ones, with noise. Each step is a process; what it
-# costs are its seconds and the most memory that it held. (*XGBoost alone* is the training of 100 rounds without MLflow,
-# once in one process and once on a Dask cluster, of which more below. The search makes 2 trials.)
-
-# %%
-growth = json.loads(Path("benchmarks/rows.json").read_text())
-print(f"{growth['processor']}, {growth['cores']} cores, {growth['memory_gib']} GiB, measured on {growth['date']}")
-costs = pd.DataFrame(growth["costs"])
-table = costs.pivot(index="step", columns="rows", values=["seconds", "peak_mib"]).reindex(costs.step.unique())
-table.columns = [f"{rows:,} rows: {'MiB' if unit == 'peak_mib' else unit}" for unit, rows in table.columns]
-table.round().astype(int)
-
-# %% [markdown]
-# Memory grows with the data and not faster: a million rows fit into the memory of a laptop. Where a part of the rows
-# is enough, the steps take a part: SHAP explains at most 2,000 rows, the flavours are compared on at most 1,000, and a
-# server gets its rows in requests of 1,000. Time goes where all rows must pass: through text when the CSV files are
-# written, and through XGBoost for each fold of each trial. With a million rows, search on a sample of them or let many
-# workers share the trials.
-#
-# When the rows no longer fit into one machine, XGBoost trains on a cluster: each worker holds a part of the rows, and
-# before each split of each tree the workers add up what they found. Dask and Spark can both run this. It pays when one
-# machine has too little memory or too few cores. On one machine, as in the last two lines of the table, the workers
-# share the same cores: they can read a large file in parts at the same time, and pay for that with memory, because each
-# of them brings its own copy of the libraries.
-#
-# This is how it is done with Dask, on a cluster of two servers. `read_csv` of Dask reads nothing yet: each worker
-# reads its own part of the file when the training needs it. On a real cluster the address of the scheduler takes the
-# place of `LocalCluster`, and the file lies where all workers can reach it.
-
-# %%
-import logging
-
-import dask.dataframe as dd
-import xgboost.dask
-from distributed import Client, LocalCluster
-
-data_run = utils.latest_run("data_preprocessing")
-path = mlflow.artifacts.download_artifacts(run_id=data_run.info.run_id, artifact_path="datasets/train.csv")
-train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
-encoding = data_files.learn_encoding(train, data_run.data.tags)
-features, label = data_files.encode(train, encoding)
-test_features, test_label = data_files.encode(test, encoding)
-dask_params, rounds = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.1}, 100
-
-local_cluster = LocalCluster(
-    n_workers=2,
-    threads_per_worker=1,
-    host="127.0.0.1",
-    dashboard_address="127.0.0.1:0",  # any free port
-    silence_logs=logging.ERROR,
-)
-with local_cluster, Client(local_cluster) as dask_client, xgb.config_context(verbosity=0):
-    parts = dd.read_csv(path, blocksize=Path(path).stat().st_size // 2)
-    dask_features, dask_label = (
-        parts.drop(columns=encoding["target"]),
-        parts[encoding["target"]] == encoding["classes"][1],
-    )
-    dask_train = xgboost.dask.DaskDMatrix(dask_client, dask_features, dask_label)
-    dask_booster = xgboost.dask.train(dask_client, dask_params, dask_train, rounds)["booster"]
-    print(parts.npartitions, "parts on", len(local_cluster.workers), "workers")
-
-# %% [markdown]
-# What comes out is an ordinary `Booster`: it needs no Dask to predict. It is logged and registered like the others.
-
-# %%
-with mlflow.start_run(run_name="Training_With_Dask"):
-    mlflow.set_tag("data_run_id", data_run.info.run_id)
-    mlflow.log_params({**dask_params, "num_boost_round": rounds})
-    mlflow.MlflowClient().log_inputs(mlflow.active_run().info.run_id, data_run.inputs.dataset_inputs)
-    dask_info = mlflow.xgboost.log_model(
-        dask_booster,
-        name="booster",
-        registered_model_name=config.DASK_MODEL,
-        signature=infer_signature(features, dask_booster.predict(xgb.DMatrix(features))),
-        input_example=features.head(3),
-        pip_requirements=requirements,
-    )
-
-# %% [markdown]
-# Its answers beside those of a Booster trained on the same rows in this process, and of the registered models, which
-# had other parameters and stopped early:
-
-# %%
-alone = xgb.train(dask_params, xgb.DMatrix(features, label=label), rounds)
-answers = pd.DataFrame(
-    {
-        "Dask": mlflow.pyfunc.load_model(dask_info.model_uri).predict(test_features),
-        "one process": alone.predict(xgb.DMatrix(test_features)),
-        config.BOOSTER_MODEL: booster_pyfunc.predict(test_features),
-    }
-)
-pd.DataFrame(
-    {
-        "accuracy": (answers > 0.5).eq(test_label, axis="index").mean(),
-        "largest difference from Dask": answers.sub(answers["Dask"], axis="index").abs().max(),
-    }
-)
-
-# %% [markdown]
-# ## What happens when …
-#
-# Each line of this table is a test. Messages are one line, the exit code tells that something failed, and a step that
-# failed leaves no data, model or alias that a later step could take for finished.
-#
-# | What happens | What you see, and what to do |
+# | | |
 # | --- | --- |
-# | A step gets Ctrl-C or SIGTERM | One line. Its run is `KILLED` (`FAILED` under `mlflow run`), its server stops. |
-# | A step is killed at once (SIGKILL) | Its run stays `RUNNING` until the step's next start, which makes it `KILLED`. |
-# | A pipeline is killed at once (SIGKILL) | The step at hand still ends, no further one begins; then as above. |
-# | A search is interrupted | *Interrupted with 4 of 10 trials finished*: the same command goes on. |
-# | One of several workers is killed | Another one repeats its trial; the nested run becomes `KILLED`. |
-# | A search has new data or ranges | It is a study of its own, or refused: give another `--study-name`. |
-# | Two pipelines run in one store | Each trains on its own data and search (`--data-run-id`, `--tuning-run-id`). |
-# | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
-# | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
-# | `mlflow.db` is damaged | *Put back a copy of it, or begin a new one: mv mlflow.db mlflow.db.broken* |
-# | `mlflow.db` is of another MLflow | One line, with `mlflow db upgrade …` where that helps. |
-# | The experiment was deleted | *Restore it: mlflow experiments restore --experiment-id …* |
-# | The registered model was deleted | *Train: mlflow run . -e model-training* |
-# | An ID of a run is wrong | One line says why: missing, unfinished, of another step, of other data. |
-# | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
-# | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also gzipped. |
-# | It has decimal commas, text, infinity | *data.csv: line 2, column `mean radius`: '17,99' is not a number …* |
-# | It has one class only, or lacks a column | Refused with the reason; the champion stays the champion. |
-# | It has fewer than 30 examples | They are evaluated, and the gate stays shut: the champion stays too. |
-# | A request has an infinite or huge number | The custom model answers 400 and names the column. |
-# | A cell has a syntax error | *modeling.py: cell 12, line 3: invalid syntax*; no script is written. |
-# | A web page asks the tracking server | 403: the request's `Host` is not this machine. |
+# | `modeling.py` | this notebook: change it, then `make scripts` |
+# | `steps/` | the scripts, made from the notebook: never change them |
+# | `chapters/` | further notebooks, and the pages made from them |
+# | `config.py` | names, paths, thresholds |
+# | `utils.py`, `data_files.py`, `servers.py` | helpers: runs and data sets; tables that you bring; starting servers |
+# | `MLproject`, `conda.yaml`, `requirements.txt`, `constraints.txt` | commands and environment |
+# | `mlproject_docker/`, `docker/` | images and compose files |
+# | `notebook_tools/`, `benchmarks/`, `tests/` | makes scripts, pages and pictures; measures; checks (`make test`) |
+#
+# ## Start over
+#
+# All runs and models are in `mlflow.db` and `mlruns/`: remove both, and MLflow begins anew. `make clean` removes the
+# environments too, and leaves the runs.

@@ -354,11 +354,10 @@ def as_dataset(frame, source, name, target):
     """
     digest = hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy())
     digest.update(repr(list(frame)).encode())
-    source = LocalArtifactDatasetSource(
-        source
-    )  # MLflow has no kind of source for the files of a run; this one loads them
+    # MLflow has no kind of source for the files of a run; that for local files can load them too
+    source = LocalArtifactDatasetSource(source)
     dataset = mlflow.data.from_pandas(frame, source, target, name, digest.hexdigest()[:8])
-    # Told by one row, with a missing value in each column that has one anywhere: with a million rows MLflow takes 15 s.
+    # one row, with a missing value in each column that has one, says all; with a million rows MLflow would take 15 s
     dataset.schema = mlflow.models.infer_signature(frame.head(1).mask(frame.isna().any(), axis="columns")).inputs
     return dataset
 

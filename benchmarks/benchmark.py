@@ -474,7 +474,7 @@ def write_inputs(folder):
     Args:
         folder: The `pathlib.Path` of an empty folder.
     """
-    data_run, training_run = utils.latest_run("data_preprocessing"), utils.latest_run("model_training")
+    data_run, training_run = (utils.latest_run("data_preprocessing"), utils.latest_run("model_training"))
     for split in ["train", "test"]:
         utils.load_split(data_run, split).to_csv(folder / f"{split}.csv", index=False)
     for name, model in {"booster": config.BOOSTER_MODEL, "classifier": config.CLASSIFIER_MODEL}.items():
@@ -1031,11 +1031,7 @@ def measure_extractor(effort, folder):
             "How fast the extractor is",
             "A notebook with only tagged cells, in process. Twice the cells should take twice the time.",
             [
-                {
-                    "tagged_cells": cells,
-                    "seconds": spread(values),
-                    "ratio": ratios(values, seconds[effort.cells]),
-                }
+                {"tagged_cells": cells, "seconds": spread(values), "ratio": ratios(values, seconds[effort.cells])}
                 for cells, values in seconds.items()
             ],
         )

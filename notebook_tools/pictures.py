@@ -1,4 +1,4 @@
-"""Takes the README's pictures in a real browser: of MLflow's UI over a finished walkthrough, and of JupyterLab.
+"""Takes the README's pictures in a real browser: of MLflow's UI over a finished walkthrough, and of MLServer.
 
 usage: python -m notebook_tools.pictures [--store FOLDER] [--out FOLDER] [NAME ...]
 """
@@ -9,15 +9,12 @@ import io
 import json
 import os
 import re
-import secrets
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
 import mlflow
-import nbformat
 from PIL import Image
 from playwright.sync_api import Error as BrowserError
 from playwright.sync_api import sync_playwright
@@ -26,7 +23,6 @@ from swagger_ui_bundle import swagger_ui_path
 import config
 import servers
 from utils import StepError
-from notebook_tools.run import copy_project
 
 # One and a half picture points to a point of the page: sharp on good screens, and legible at the width of a README.
 WIDTH, HEIGHT, SCALE = 1120, 720, 1.5
@@ -329,17 +325,17 @@ def set_height(page, height):
     page.set_viewport_size({"width": WIDTH, "height": height})
 
 
-def unfold_tuning_run(page, store):
-    """Unfold the tuning run in the list of runs, so that its trials show.
+def unfold(page, store, run_id):
+    """Unfold a run in the list of runs, so that those nested in it show.
 
     Args:
         page: Playwright's `Page`, with the list of runs.
         store: The `Store`.
+        run_id: The run's ID.
     """
-    trials = store.trials()
-    row = page.locator(f".ag-row[row-id='{store.run_id('hyperparameters_tuning')}']")
-    row.get_by_role("button").first.click()
-    page.locator(f".ag-row[row-id='{trials[-1].info.run_id}']").first.wait_for()
+    nested = store.search(f"tags.mlflow.parentRunId = '{run_id}'")
+    page.locator(f".ag-row[row-id='{run_id}']").get_by_role("button").first.click()
+    page.locator(f".ag-row[row-id='{nested[0].info.run_id}']").first.wait_for()
 
 
 def mlflow_main(page, store):
@@ -350,40 +346,57 @@ def mlflow_main(page, store):
     return ["Welcome to MLflow", "Recent Experiments", config.EXPERIMENT]
 
 
+def choose_columns(page, away, wanted):
+    """Change which columns the list of runs shows, and make them as wide as needed."""
+    page.get_by_text("Columns", exact=True).click()
+    for name in [*away, *wanted]:
+        entry = page.locator(".du-bois-light-tree-treenode").filter(has=page.get_by_text(name, exact=True))
+        entry.locator(".du-bois-light-tree-checkbox").first.click()
+    page.keyboard.press("Escape")
+    for name in ["Run Name", *wanted[-1:]]:
+        page.locator(f".ag-header-cell[col-id$='`{name}`'] .ag-header-cell-resize").dblclick()
+
+
 def runs_list(page, store):
     """The runs of the experiment in the order in which they were made, the trials with what they tried."""
     store.open(page, "runs?orderByKey=attributes.start_time&orderByAsc=true")
     page.get_by_label("Toggle sidebar").click()
-    unfold_tuning_run(page, store)
-    page.get_by_text("Columns", exact=True).click()
-    away, wanted = ["Dataset", "Source", "Models"], ["accuracy", "learning_rate", "max_depth", "num_boost_round"]
-    for name in [*away, *wanted]:
-        entry = page.locator(".du-bois-light-tree-treenode").filter(has=page.get_by_text(name, exact=True))
-        entry.locator(".du-bois-light-tree-checkbox").click()
-    page.keyboard.press("Escape")
-    for name in ["Run Name", "num_boost_round"]:  # as wide as needed
-        page.locator(f".ag-header-cell[col-id$='`{name}`'] .ag-header-cell-resize").dblclick()
-    return ["Hyperparameters_Search", "Trial_0", "accuracy", "learning_rate"]
+    unfold(page, store, store.run_id("hyperparameters_tuning"))
+    wanted = ["accuracy", "logloss", "learning_rate", "max_depth", "num_boost_round"]
+    choose_columns(page, ["Dataset", "Source", "Models"], wanted)
+    return ["Baseline", "Hyperparameters_Search", "Trial_0", "logloss", "learning_rate"]
+
+
+def pipeline_run(page, store):
+    """The last pipeline, with its steps below it."""
+    set_height(page, 720)
+    store.open(page, "runs?orderByKey=attributes.start_time&orderByAsc=false")
+    page.get_by_label("Toggle sidebar").click()
+    unfold(page, store, store.search("tags.step = 'pipeline'")[-1].info.run_id)
+    return ["Pipeline", "Data_Preprocessing", "Model_Training", "Model_Serving"]
+
+
+def registry(page, store):
+    """The versions of the classifier, one with the alias."""
+    set_height(page, 560)
+    page.goto(f"{store.address}/#/models/{config.CLASSIFIER_MODEL}")
+    page.get_by_text(f"@ {config.CHAMPION}").first.wait_for()
+    return [config.CLASSIFIER_MODEL, "Version 1", f"@ {config.CHAMPION}"]
 
 
 def runs_charts(page, store):
-    """The trials' metrics, round by round."""
-    set_height(page, 692)
-    trials_only = quote(f"tags.mlflow.parentRunId = '{store.run_id('hyperparameters_tuning')}'")
-    order = "orderByKey=attributes.start_time&orderByAsc=true"
-    store.open(page, f"runs?compareRunsMode=CHART&searchFilter={trials_only}&{order}")
+    """The metrics of two trials, with a small and a large learning rate, round by round."""
+    set_height(page, 560)
+    by_rate = sorted(store.trials(), key=lambda trial: float(trial.data.params["learning_rate"]))
+    two = ", ".join(f"'{trial.info.run_id}'" for trial in [by_rate[0], by_rate[-1]])
+    store.open(page, f"runs?compareRunsMode=CHART&searchFilter={quote(f'attributes.run_id IN ({two})')}")
     page.get_by_label("Toggle sidebar").click()
-    unfold_tuning_run(page, store)
-    page.get_by_label("Toggle visibility of runs").click()  # by default no more than ten are drawn
-    page.get_by_text("Show all runs").click()
-    tuning_run = page.locator(f".ag-row[row-id='{store.run_id('hyperparameters_tuning')}']")
-    tuning_run.locator(".is-visibility-toggle-checkbox").dispatch_event("click")  # it has no rounds
-    wait_for_charts(page, 3)
-    return ["auc", "error", "Trial_0"]
+    search_charts(page, "auc|logloss", 2)
+    return ["auc", "logloss", by_rate[0].info.run_name, by_rate[-1].info.run_name]
 
 
 def compare_runs_counter_plot(page, store):
-    """The trials as lines through their parameters, coloured by accuracy."""
+    """The trials as lines through their parameters, coloured by a metric."""
     trials = quote(json.dumps([run.info.run_id for run in store.trials()]))
     page.goto(f"{store.address}/#/compare-runs?runs={trials}&experiments={quote(json.dumps([store.experiment_id]))}")
     page.locator(".js-plotly-plot .parcoords").first.wait_for()
@@ -411,7 +424,7 @@ def model_metrics(page, store):
     """How the training went."""
     set_height(page, 640)
     store.open(page, f"runs/{store.run_id('model_training')}/model-metrics")
-    search_charts(page, "test|logloss", 3)
+    search_charts(page, "logloss", 2)
     return ["Model_Training", "validation-logloss"]
 
 
@@ -428,6 +441,8 @@ MLFLOW_PICTURES = {
         mlflow_main,
         runs_list,
         runs_charts,
+        registry,
+        pipeline_run,
         compare_runs_counter_plot,
         system_metrics,
         model_artifacts,
@@ -535,127 +550,6 @@ def take_mlserver(chromium, folder, out):
     return path
 
 
-# --- JupyterLab, used as a person would
-
-
-def open_notebook(page, address):
-    """Open modeling.py as a notebook: right click, Open With, Notebook.
-
-    Args:
-        page: Playwright's `Page`.
-        address: That of JupyterLab, with its token.
-    """
-    page.goto(address)
-    page.get_by_role("button", name="No", exact=True).click()  # no news, thank you
-    page.get_by_role("listitem", name=re.compile(r"modeling\.py")).click(button="right")
-    page.get_by_text("Open With", exact=True).hover()
-    page.get_by_role("menuitem", name="Notebook", exact=True).click()
-    page.get_by_text("(ipykernel) | Idle").wait_for()  # cells that run before are dropped without a word
-    page.get_by_role("tab", name="Launcher").locator(".lm-TabBar-tabCloseIcon").click()
-
-
-def run_all(page):
-    """Choose Run All Cells, wait for the last cell, and save.
-
-    Args:
-        page: Playwright's `Page`, with the notebook open.
-    """
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
-    prompts.filter(has_text="[*]").first.wait_for(state="attached")
-    prompts.filter(has_text="[*]").first.wait_for(state="detached", timeout=RUN_ALL_WAIT)
-    page.locator(".jp-Notebook").press("Control+s")
-    page.get_by_text("Saving completed").wait_for()
-
-
-def check_executed(path):
-    """Make sure that every cell of a notebook has run, without an error.
-
-    Args:
-        path: The `.ipynb` file.
-
-    Raises:
-        PictureError: One has not, or failed.
-    """
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-    for number, cell in enumerate(cells, start=1):
-        errors = [f"{output.ename}: {output.evalue}" for output in cell.outputs if output.output_type == "error"]
-        if errors or not cell.execution_count:
-            raise PictureError(f"code cell {number} of {len(cells)}: {' '.join(errors) or 'did not run'}")
-
-
-def refuse_dialog(page):
-    """Make sure that JupyterLab asks and complains about nothing.
-
-    Args:
-        page: Playwright's `Page`.
-
-    Raises:
-        PictureError: A dialog is open; the message is what it says.
-    """
-    for dialog in page.locator(".jp-Dialog").all_inner_texts():
-        raise PictureError(f"JupyterLab says: {' '.join(dialog.split())}")
-
-
-@contextlib.contextmanager
-def jupyterlab(folder):
-    """Run JupyterLab in a folder for as long as a `with` statement lasts, with the settings of a new user.
-
-    Args:
-        folder: The folder.
-
-    Yields:
-        Its address, with the token.
-
-    Raises:
-        PictureError: It does not start.
-    """
-    port, token = servers.free_port(), secrets.token_hex()
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", "--allow-root"]
-    with tempfile.TemporaryDirectory() as home:
-        places = ["JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
-        variables = {place: str(Path(home, place)) for place in places}
-        variables["MLFLOW_TRACKING_URI"] = ""  # the notebook's own store, whatever is set here
-        with servers.server(command, f"{address}/api/status?token={token}", folder, **variables):
-            yield f"{address}/lab?token={token}"
-
-
-def take_jupyterlab(chromium, folder, out):
-    """Open the notebook in JupyterLab, run all of it, and take a picture of a piece.
-
-    Args:
-        chromium: Playwright's `Browser`.
-        folder: A copy of the project. Its runs go into a store in this folder.
-        out: The folder of the picture, a `pathlib.Path`.
-
-    Returns:
-        The path of the file `jupyterlab.png`.
-
-    Raises:
-        PictureError: JupyterLab has a complaint, or a cell failed.
-    """
-
-    def show(page):
-        set_height(page, 900)
-        open_notebook(page, address)
-        refuse_dialog(page)
-        run_all(page)
-        refuse_dialog(page)
-        check_executed(Path(folder, "modeling.ipynb"))
-        tuning = page.locator(".jp-CodeCell").filter(has_text="search.optimize(")
-        tuning.locator("img").last.evaluate("image => image.scrollIntoView()")
-        return ["modeling.py", "study.trials_dataframe"]
-
-    with jupyterlab(folder) as address:
-        page = new_page(chromium)
-        path = take("jupyterlab", show, page, out)
-        page.context.close()
-    return path
-
-
 def main(arguments=None):
     """Run the command line.
 
@@ -665,7 +559,7 @@ def main(arguments=None):
     Returns:
         The exit code: 0, or 1 where a picture could not be taken.
     """
-    known = [*MLFLOW_PICTURES, "mlserver", "jupyterlab"]
+    known = [*MLFLOW_PICTURES, "mlserver"]
     parser = argparse.ArgumentParser(prog="notebook_tools.pictures", description="Take the pictures of the README.")
     parser.add_argument(
         "--store", type=Path, default=config.PROJECT_DIR, help="folder of mlflow.db and mlruns/; default: the project"
@@ -677,15 +571,11 @@ def main(arguments=None):
     if unknown := [name for name in names if name not in known]:
         parser.error(f"there is no picture {unknown[0]}; there are: {', '.join(known)}")
     try:
-        with browser() as chromium, tempfile.TemporaryDirectory() as scratch:
+        with browser() as chromium:
             wanted = [name for name in names if name in MLFLOW_PICTURES]
             paths = take_mlflow_pictures(chromium, options.store, options.out, wanted) if wanted else []
             if "mlserver" in names:
                 paths.append(take_mlserver(chromium, options.store, options.out))
-            if "jupyterlab" in names:
-                # The notebook runs again: in a copy, so that this folder's store and files stay as they are.
-                copy_project(Path(scratch))
-                paths.append(take_jupyterlab(chromium, scratch, options.out))
     except (PictureError, StepError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,62 +1,44 @@
-"""Makes README.md, and the plots in img/, from the notebook, executed in a folder of its own with an empty store.
+"""Makes README.md, the pages of the chapters and their plots, from the notebooks, executed in an empty folder.
 
-usage: python -m notebook_tools.readme [--check]
+usage: python -m notebook_tools.readme [--check | --diff]
 """
 
 import argparse
+import difflib
 import re
+import shutil
 import sys
 import tempfile
+import textwrap
+from base64 import b64decode
 from pathlib import Path
 
-import yaml
 from bs4 import BeautifulSoup
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 import config
 from notebook_tools.extract import find_settings, read_notebook
-from notebook_tools.run import copy_project, execute
+from notebook_tools.run import chapters, copy_project, execute
 
-README = config.PROJECT_DIR / "README.md"
 SCRIPTS = find_settings(config.PROJECT_DIR)["scripts"]
+WIDTH = 100  # of a line of code or output, in characters
 
 # What differs from run to run and means nothing to a reader, and what stands in its place.
 VARYING = [
     (r"\x1b\[[0-9;]*m", ""),  # colours
     (r"\[[\d:]+\] Task \[xgboost\.dask-\d+\]:\S+ got rank \d+\n*", ""),  # workers, in any order
-    # what uv says when it makes an environment, which it keeps for the next time
-    (r"(?m)^(Using .*Python .* at: .*|Creating virtual environment at: .*| [+~-] \S+==\S+)\n", ""),
-    (r"(?m)^(Resolved|Prepared|Installed|Uninstalled|Audited) \d+ packages? in .*\n", ""),
     (r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),  # runs and models
     (r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?", "<time>"),
     (r"(127\.0\.0\.1|localhost):\d{5}\b", r"\1:<port>"),
+    (r"/tmp/tmp\w+", "/path/to/scratch"),
     (r" at 0x[0-9a-f]+", ""),
+    (r" of \S+: (?=.* training rows)", ": "),  # who ran it
     (r"\b\d+\.\d ms\b", "<n> ms"),
 ]
-FRONT_MATTER = """\
-To run it, on Linux or macOS with Python 3.11 to 3.13:
-
-```bash
-make walkthrough
-make ui
-```
-
-The first command runs everything on this page, in some minutes; the second shows the results in the browser.
-`make test` runs the tests. This page is made from a run of [modeling.py](modeling.py), not written by hand.
-
-![The runs of the experiment in the MLflow UI](img/runs_list.png)
-
-**Contents**
-
-{contents}
-
-**Entry points**, to be run with `mlflow run . -e NAME`:
-
-| entry point | parameters |
-| --- | --- |
-{entry_points}"""
 PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*\n?", re.MULTILINE)
+VOLATILE = re.compile(r"<!-- volatile.*?<!-- /volatile -->", re.DOTALL)
+FENCE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
 
 
 def sanitise(text, folder):
@@ -76,113 +58,138 @@ def sanitise(text, folder):
     return text
 
 
-def markdown_table(html):
-    """Turn the HTML of a DataFrame into a Markdown table.
+def markdown_table(table):
+    """Turn one HTML table of pandas into Markdown.
 
     Args:
-        html: HTML with one table.
+        table: The `bs4` element. Levels of a header become one line, cells that span several rows are repeated.
 
     Returns:
-        The table in Markdown; its first row is the heading.
+        The table in Markdown.
     """
-    rows = [
-        [cell.get_text().strip().replace("|", "\\|") for cell in row.find_all(["th", "td"])]
-        for row in BeautifulSoup(html, "html.parser").find_all("tr")
+    grid, spanning = [], {}
+    rows = table.find_all("tr")
+    for number, row in enumerate(rows):
+        cells, column = [], 0
+        for cell in row.find_all(["th", "td"]):
+            while (number, column) in spanning:
+                cells.append(spanning[number, column])
+                column += 1
+            text = " ".join(cell.get_text().split()).replace("|", "\\|")
+            for _ in range(int(cell.get("colspan", 1))):
+                for below in range(1, int(cell.get("rowspan", 1))):
+                    spanning[number + below, column] = text
+                cells.append(text)
+                column += 1
+        grid.append(cells)
+    levels = len(table.thead.find_all("tr")) if table.thead else 1
+    head = [" ".join(dict.fromkeys(filter(None, parts))) for parts in zip(*grid[:levels], strict=True)]
+    lines = [head, ["---"] * len(head), *grid[levels:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def wrapped(text):
+    """Break the lines of an output that are too wide for the page."""
+    lines = [
+        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""] for line in text.split("\n")
     ]
-    if len(rows) > 1 and not any(rows[1][1:]):  # the name of the index stands in a row of its own
-        rows[0][0] = rows.pop(1)[0]
-    rows.insert(1, ["---"] * len(rows[0]))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join(part for parts in lines for part in parts)
 
 
-class PrepareOutputs(Preprocessor):
-    """Names each cell's script and makes its outputs fit for a page that never changes without a reason."""
+def without_hidden(source):
+    """Leave out the lines that are meant for scripts."""
+    return "\n".join(line for line in source.split("\n") if not line.startswith("# hide "))
+
+
+class Page(Preprocessor):
+    """Makes cells and outputs fit for a page that never changes without a reason."""
 
     def __init__(self, folder, **options):
         super().__init__(**options)
         self.folder = folder
+        self.plots = {}
 
-    def preprocess_cell(self, cell, resources, index):
-        """Prepare one cell, as nbconvert calls it."""
-        if cell.cell_type != "code":
-            return cell, resources
-        cell.metadata.script = next((tag for tag in cell.metadata.get("tags", []) if tag in SCRIPTS), None)
+    def preprocess(self, notebook, resources):
+        """Prepare all cells, as nbconvert calls it, and make one block of neighbours of one script."""
+        cells, last = [], None
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                tags = cell.metadata.get("tags", [])
+                cell.metadata.script = next((tag for tag in tags if tag in SCRIPTS), None)
+                cell.metadata.begins = cell.metadata.script not in (None, last)
+                last = cell.metadata.script or last
+                cell.source = without_hidden(cell.source)
+                cell.outputs = [] if "remove-output" in tags else self.outputs(cell.outputs)
+            before = cells[-1] if cells and cells[-1].cell_type == cell.cell_type == "code" else None
+            if before and not before.outputs and before.metadata.script == cell.metadata.script:
+                cell.source = f"{before.source}\n\n{cell.source}"
+                tags = [*before.metadata.get("tags", []), *cell.metadata.get("tags", [])]
+                cell.metadata.tags = list(dict.fromkeys(tags))
+                cell.metadata.begins = before.metadata.begins
+                cells.pop()
+            cells.append(cell)
+        notebook.cells = cells
+        return notebook, resources
+
+    def outputs(self, outputs):
+        """Keep of the outputs what a reader wants to see, as text or Markdown."""
         kept = []
-        for output in cell.outputs:
-            if output.output_type == "stream":
-                output.text = sanitise(output.text, self.folder)
-                if output.text.strip():
-                    kept.append(output)
-                continue
-            data = output.data
-            if "application/vnd.jupyter.widget-view+json" in data:
+        for output in outputs:
+            if output.output_type == "error":
+                message = wrapped(sanitise(f"{output.ename}: {output.evalue}", self.folder)).split("\n")
+                more = ["  …"] if len(message) > 4 else []
+                output = {"output_type": "stream", "name": "stderr", "text": "\n".join(message[:4] + more)}
+            elif output.output_type == "stream":
+                output.text = wrapped(sanitise(output.text, self.folder))
+                if not output.text.strip():
+                    continue
+            elif "application/vnd.jupyter.widget-view+json" in output.data:
                 continue  # a progress bar
-            if "image/png" in data:
-                output.data = {"image/png": data["image/png"]}
-            elif "<table" in data.get("text/html", ""):
-                output.data = {"text/markdown": markdown_table(data["text/html"])}
+            elif "image/png" in output.data:
+                alt = output.metadata.get("image/png", {}).get("alt", "A plot")
+                name = f"img/plot_{re.sub(r'[^a-z0-9]+', '_', alt.lower()).strip('_')}.png"
+                self.plots[name] = b64decode(output.data["image/png"])
+                output.data = {"text/markdown": f"![{alt}]({name})"}
+            elif "<table" in output.data.get("text/html", ""):
+                tables = BeautifulSoup(output.data["text/html"], "html.parser").find_all("table")
+                text = "\n\n".join(map(markdown_table, tables))
+                output.data = {"text/markdown": sanitise(text, self.folder)}
+            elif "text/plain" in output.data:
+                output.data = {"text/plain": wrapped(sanitise(output.data["text/plain"], self.folder))}
             else:
-                output.data = {"text/plain": sanitise(data["text/plain"], self.folder)}
+                continue
             kept.append(output)
-        cell.outputs = kept
-        return cell, resources
+        return kept
 
 
-def anchor(heading):
-    """Make the address of a section within the page, as code hosts do.
-
-    Args:
-        heading: The text of its heading.
-
-    Returns:
-        The address, without `#`.
-    """
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-
-
-def front_matter(notebook):
-    """Make what stands between the title and the first section: commands, a picture, contents and entry points.
+def make_page(notebook, folder):
+    """Turn an executed notebook into a page.
 
     Args:
-        notebook: The `nbformat.NotebookNode`.
-
-    Returns:
-        Markdown text.
-    """
-    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    contents = [f"- [{heading}](#{anchor(heading)})" for heading in re.findall(r"^## (.+)$", text, re.MULTILINE)]
-    rows = []
-    for name, entry in yaml.safe_load((config.PROJECT_DIR / "MLproject").read_text())["entry_points"].items():
-        parameters = []
-        for parameter, declared in entry.get("parameters", {}).items():
-            default = "optional" if declared["default"] == "" else f"default {declared['default']}"
-            parameters.append(f"`{parameter}` ({declared['type']}, {default})")
-        rows.append(f"| `{name}` | {', '.join(parameters) or 'none'} |")
-    return FRONT_MATTER.format(contents="\n".join(contents), entry_points="\n".join(rows))
-
-
-def make_readme(notebook, folder):
-    """Turn an executed notebook into the page.
-
-    Args:
-        notebook: The `nbformat.NotebookNode` with its outputs.
+        notebook: The `nbformat.NotebookNode` with its outputs; it is changed.
         folder: The `pathlib.Path` of the folder that it ran in.
 
     Returns:
         The Markdown text, and a dict from the path of each plot, relative to the page, to its PNG bytes.
     """
+    page = Page(folder)
     exporter = MarkdownExporter(
         extra_template_basedirs=[str(Path(__file__).parent)],
         template_name="readme_template",
-        preprocessors=[CoalesceStreamsPreprocessor(), PrepareOutputs(folder)],
+        preprocessors=[CoalesceStreamsPreprocessor(), page],
     )
-    resources = {"output_files_dir": "img", "unique_key": "output"}
-    text, resources = exporter.from_notebook_node(notebook, resources=resources)
-    title, rest = text.lstrip().split("\n## ", 1)
-    text = f"{title.rstrip()}\n\n{front_matter(notebook)}\n\n## {rest.rstrip()}\n"
+    text, _ = exporter.from_notebook_node(notebook)
     # no more than one empty line in a row, except in code
-    text = re.sub(r"(^```.*?^```$)|\n{3,}", lambda found: found[1] or "\n\n", text, flags=re.MULTILINE | re.DOTALL)
-    return text, resources["outputs"]
+    pieces = FENCE.split(text + "\n")
+    fences = [found[0] for found in FENCE.finditer(text + "\n")]
+    prose = [re.sub(r"\n{3,}", "\n\n", piece) for piece in pieces[::2]]
+    text = "".join(part for pair in zip(prose, [*fences, ""], strict=True) for part in pair)
+    return text.strip() + "\n", page.plots
+
+
+def anchor(heading):
+    """Make the address of a section within the page, as code hosts do, without `#`."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def problems(notebook, text, folder):
@@ -198,23 +205,59 @@ def problems(notebook, text, folder):
     """
     found, position = [], 0
     for number, cell in enumerate(notebook.cells, start=1):
-        block = f"```python\n{cell.source}\n```" if cell.cell_type == "code" else cell.source
-        place = text.find(block, position)
+        block = without_hidden(cell.source) if cell.cell_type == "code" else cell.source
+        place = text.find(block.strip("\n"), position)
         if place < 0:
-            found.append(f"cell {number} is not in it, or not in its place: {cell.source.splitlines()[0]}")
+            first = cell.source.split("\n")[0]
+            found.append(f"cell {number} is not in it, or not in its place: {first}")
         else:
             position = place + len(block)
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    shown = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    extra = set(shown.split("\n")) - set(code.split("\n"))
+    found += [f"no cell has this line: {line}" for line in sorted(extra)]
+    prose = FENCE.sub("", text)
     anchors = {f"#{anchor(heading)}" for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
-    for target in re.findall(r"\]\(([^)]+)\)", prose):
-        if target.startswith("http"):
-            continue
+    diagrams = re.findall(r'click \w+ "(#[^"]+)"', text)
+    for target in [*re.findall(r"\]\(([^)]+)\)", prose), *diagrams]:
         if target.startswith("#"):
             if target not in anchors:
                 found.append(f"there is no section {target}")
-        elif not (folder / target).exists():
+        elif not target.startswith("http") and not (folder / target).exists():
             found.append(f"there is no file {target}")
     return found
+
+
+def pages():
+    """Name all pages: a dict from the path of each notebook to that of its page, both relative to the project."""
+    return {"modeling.py": "README.md"} | {path: path.replace(".py", ".md") for path in chapters()}
+
+
+def make_all(out):
+    """Execute all notebooks and write their pages and plots.
+
+    Args:
+        out: The `pathlib.Path` of the folder that they go to.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, story = Path(scratch).resolve() / "project", Path(scratch, "after the story")
+        folder.mkdir()
+        copy_project(folder)
+        for path, page in pages().items():
+            if story.exists():  # each chapter begins where the story ended, whatever other chapters did
+                shutil.rmtree(folder)
+                shutil.copytree(story, folder, symlinks=True)
+            notebook = read_notebook(config.PROJECT_DIR / path)
+            execute(notebook, (folder / path).parent)
+            if not story.exists():
+                shutil.copytree(folder, story, symlinks=True)
+            text, plots = make_page(notebook, folder)
+            target = out / page
+            (target.parent / "img").mkdir(parents=True, exist_ok=True)
+            for name, content in plots.items():
+                (target.parent / name).write_bytes(content)
+            target.write_text(text, encoding="utf-8", newline="\n")
+            print(f"wrote {page}, {len(plots)} plots", flush=True)
 
 
 def main(arguments=None):
@@ -224,31 +267,39 @@ def main(arguments=None):
         arguments: Its words; by default those of the process.
 
     Returns:
-        The exit code: 0, or 1 where `--check` found README.md out of date.
+        The exit code: 0, or 1 where `--check` or `--diff` found a page out of date.
     """
-    parser = argparse.ArgumentParser(prog="notebook_tools.readme", description="Make README.md from the notebook.")
-    parser.add_argument("--check", action="store_true", help="execute nothing, compare README.md with the notebook")
+    parser = argparse.ArgumentParser(prog="notebook_tools.readme", description="Make the pages from the notebooks.")
+    parser.add_argument("--check", action="store_true", help="execute nothing, compare the pages with the notebooks")
+    parser.add_argument("--diff", action="store_true", help="write nothing, show what changes but for volatile outputs")
     options = parser.parse_args(arguments)
-    notebook = read_notebook(config.PROJECT_DIR / "modeling.py")
     if options.check:
-        found = problems(notebook, README.read_text(encoding="utf-8"), config.PROJECT_DIR)
+        found = []
+        for path, page in pages().items():
+            file = config.PROJECT_DIR / page
+            text = file.read_text(encoding="utf-8") if file.exists() else ""
+            notebook = read_notebook(config.PROJECT_DIR / path)
+            found += [f"{page}: {line}" for line in problems(notebook, text, file.parent)]
         for line in found:
-            print(f"README.md: {line}. Run: make readme", file=sys.stderr)
+            print(f"{line}. Run: make readme".encode("ascii", "backslashreplace").decode(), file=sys.stderr)
         return 1 if found else 0
-
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder).resolve()
-        copy_project(folder)
-        execute(notebook, folder)
-        text, plots = make_readme(notebook, folder)
-    for old in config.PROJECT_DIR.glob("img/output_*.png"):
-        old.unlink()
-    (config.PROJECT_DIR / "img").mkdir(exist_ok=True)
-    for path, content in plots.items():
-        (config.PROJECT_DIR / path).write_bytes(content)
-    README.write_text(text, encoding="utf-8", newline="\n")
-    print(f"wrote README.md and {len(plots)} plots")
-    return 0
+    if not options.diff:
+        for old in config.PROJECT_DIR.glob("**/img/plot_*.png"):
+            old.unlink()
+        make_all(config.PROJECT_DIR)
+        return 0
+    with tempfile.TemporaryDirectory() as out:
+        make_all(Path(out))
+        changed = False
+        for page in pages().values():
+            old, new = [
+                VOLATILE.sub("", (folder / page).read_text(encoding="utf-8")).splitlines(keepends=True)
+                for folder in [config.PROJECT_DIR, Path(out)]
+            ]
+            diff = list(difflib.unified_diff(old, new, page, f"{page} of this run"))
+            print("".join(diff), end="")
+            changed = changed or bool(diff)
+    return 1 if changed else 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Runs the whole notebook, shows where it is, and says at the end what came out.
+"""Runs a notebook from top to bottom, shows where it is, and says at the end what came out.
 
-usage: python -m notebook_tools.run
+usage: python -m notebook_tools.run [--chapters | NOTEBOOK ...]
 """
 
+import argparse
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,11 @@ from nbclient.exceptions import CellExecutionError
 
 import config
 from notebook_tools.extract import ExtractError, check_pair, read_notebook
+
+
+def chapters():
+    """Name the notebooks of the chapters: their paths, relative to the project."""
+    return sorted(path.relative_to(config.PROJECT_DIR).as_posix() for path in config.PROJECT_DIR.glob("chapters/*.py"))
 
 
 def copy_project(folder):
@@ -79,13 +85,15 @@ def summary():
     return "\n".join(lines)
 
 
-def main():
-    """Run the notebook and keep the result as `modeling.ipynb`.
+def run(source):
+    """Run a notebook in its folder and keep the result beside it, as `.ipynb`.
+
+    Args:
+        source: The `pathlib.Path` of the notebook.
 
     Returns:
         The exit code: 0, 1 where a cell failed, 2 where the notebook cannot be run as it is.
     """
-    source = config.PROJECT_DIR / "modeling.py"
     result = source.with_suffix(".ipynb")
     try:
         check_pair(source)
@@ -94,14 +102,34 @@ def main():
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        execute(notebook, config.PROJECT_DIR)
+        execute(notebook, source.parent)
     except CellExecutionError as error:
         print(f"error: a cell of {source.name} failed; its output is in {result.name}\n{error}", file=sys.stderr)
         return 1
     finally:
         jupytext.write(notebook, result)
         source.touch()  # Jupyter takes the inputs from the newer file of the pair
-    print(f"\n{summary()}\nThe notebook with its outputs: {result.name}. To look at the runs: make ui")
+    return 0
+
+
+def main(arguments=None):
+    """Run the command line.
+
+    Args:
+        arguments: Its words; by default those of the process.
+
+    Returns:
+        The exit code: 0, or that of the first notebook that did not run to its end.
+    """
+    parser = argparse.ArgumentParser(prog="notebook_tools.run", description="Run notebooks from top to bottom.")
+    parser.add_argument("--chapters", action="store_true", help="run all chapters; needs the runs of modeling.py")
+    parser.add_argument("notebooks", metavar="NOTEBOOK", nargs="*", help="default: modeling.py")
+    options = parser.parse_args(arguments)
+    for name in chapters() if options.chapters else options.notebooks or ["modeling.py"]:
+        code = run(config.PROJECT_DIR / name)
+        if code:
+            return code
+    print(f"\n{summary()}\nThe outputs are in the .ipynb beside each notebook. To look at the runs: make ui")
     return 0
 
 

@@ -39,35 +39,53 @@ champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
 champion_result, objections = None, []
 
 utils.set_experiment()
-tags = {"step": "data_evaluation", "training_run_id": training_run.info.run_id, "model_version": version}
+tags = {
+    "step": "data_evaluation",
+    "training_run_id": training_run.info.run_id,
+    "model_version": version,
+}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
-with mlflow.start_run(run_name="Data_Evaluation", tags={**tags, "eval_dataset": eval_dataset or "test set"}) as run:
+with mlflow.start_run(
+    run_name="Data_Evaluation", tags={**tags, "eval_dataset": eval_dataset or "test set"}
+) as run:
     empty = frame.columns[frame.isna().all()]
     if len(empty):
-        logger.warning(f"There will be no SHAP plots, because there is not one value of {', '.join(empty)}.")
+        logger.warning(
+            f"There will be no SHAP plots, because there is not one value of {', '.join(empty)}."
+        )
     result = evaluate(model_uri, explain=not len(empty))
     mlflow.log_metric("rows_seen_in_training", seen)
     if champion and champion != version:
         try:
             theirs = utils.model_encoding(champion_uri)
-            if set(theirs["columns"]) == set(encoding["columns"]) and theirs["classes"] == encoding["classes"]:
+            if (
+                set(theirs["columns"]) == set(encoding["columns"])
+                and theirs["classes"] == encoding["classes"]
+            ):
                 with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
                     champion_result = evaluate(champion_uri, explain=False)
             else:
                 objections.append(
-                    f"The champion, version {champion}, has other columns or classes: no comparison is fair."
+                    f"The champion, version {champion}, has other columns or classes."
                 )
         except (MlflowException, OSError) as error:
-            objections.append(f"The champion, version {champion}, cannot be loaded: {utils.in_one_line(error)}")
+            objections.append(
+                f"The champion, version {champion}, cannot be loaded: {utils.in_one_line(error)}"
+            )
 
-logger.info(f"version {version} on {len(frame)} rows of {source}, class 1 is {encoding['classes'][1]!r}")
+logger.info(
+    f"version {version} on {len(frame)} rows of {source}, class 1 is {encoding['classes'][1]!r}"
+)
 
 thresholds = {
-    name: MetricThreshold(threshold=least, greater_is_better=True) for name, least in config.THRESHOLDS.items()
+    name: MetricThreshold(threshold=least, greater_is_better=True)
+    for name, least in config.THRESHOLDS.items()
 }
 if champion_result:
     thresholds[config.CHAMPION_METRIC] = MetricThreshold(
-        threshold=config.THRESHOLDS[config.CHAMPION_METRIC], min_relative_change=0.0, greater_is_better=True
+        threshold=config.THRESHOLDS[config.CHAMPION_METRIC],
+        min_relative_change=0.0,
+        greater_is_better=True,
     )
 try:
     mlflow.validate_evaluation_results(thresholds, result, champion_result)
@@ -81,11 +99,12 @@ if utils.champion_version() != champion:
 client = mlflow.MlflowClient()
 client.set_tag(run.info.run_id, "gate", "failed" if objections else "passed")
 if objections:
-    by_hand = (
-        f"mlflow.MlflowClient().set_registered_model_alias('{config.CLASSIFIER_MODEL}', '{config.CHAMPION}', {version})"
-    )
+    alias = f"'{config.CLASSIFIER_MODEL}', '{config.CHAMPION}', {version}"
+    by_hand = f"mlflow.MlflowClient().set_registered_model_alias({alias})"
     reasons = " ".join(" ".join(objections).split())
-    logger.warning(f"Version {version} does not become the champion. {reasons} To decide otherwise: {by_hand}")
+    logger.warning(
+        f"Version {version} does not become the champion. {reasons} To decide otherwise: {by_hand}"
+    )
 else:
     client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
     logger.info(f"Version {version} of {config.CLASSIFIER_MODEL} is the champion.")

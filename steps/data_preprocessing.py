@@ -24,16 +24,20 @@ classes = data_files.two_classes(data[target], positive_class, test_size)
 
 data = utils.add_features(data)
 
-train, test = train_test_split(data, test_size=test_size, stratify=data[target], random_state=config.SEED)
+train, test = train_test_split(
+    data, test_size=test_size, stratify=data[target], random_state=config.SEED
+)
 train, test = train.reset_index(drop=True), test.reset_index(drop=True)
 
 utils.set_experiment()
 tags = {"step": "data_preprocessing", "target": target, "classes": json.dumps(classes)}
+source = dataset or "breast cancer"
 with mlflow.start_run(run_name="Data_Preprocessing", tags=tags) as run:
-    mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": dataset or "breast cancer"})
+    mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": source})
     mlflow.log_metrics({"full_rows": len(data), "train_rows": len(train), "test_rows": len(test)})
     train_data = utils.log_dataset(train, "train", target, context="training")
     test_data = utils.log_dataset(test, "test", target, context="testing")
-    about = f"{dataset or 'breast cancer'}, {len(train)} training rows with digest {train_data.digest}"
-    mlflow.set_tag("data", f"{about}, class 1 is {classes[1]!r}, class 0 is {classes[0]!r}")
-logger.info(f"{about}, {len(test)} test rows, class 1 is {classes[1]!r}, class 0 is {classes[0]!r}")
+    about = f"{source}, {len(train)} training rows, digest {train_data.digest}"
+    about = f"{about}, class 1 is {classes[1]!r}"
+    mlflow.set_tag("data", about)
+logger.info(f"{about}, class 0 is {classes[0]!r}, {len(test)} test rows")

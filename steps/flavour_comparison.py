@@ -2,7 +2,6 @@
 
 import time
 
-import matplotlib.pyplot as plt
 import mlflow
 import pandas as pd
 import xgboost as xgb
@@ -28,87 +27,57 @@ booster_pyfunc = mlflow.pyfunc.load_model(booster_uri)
 classifier_pyfunc = mlflow.pyfunc.load_model(classifier_uri)
 
 xgb.set_config(nthread=1)  # for few rows, threads cost more than they bring
-dmatrix = xgb.DMatrix(test)
-calls = {
-    "Booster": lambda: booster.predict(dmatrix),
-    "XGBClassifier": lambda: classifier.predict(test),
-    "Booster as pyfunc": lambda: booster_pyfunc.predict(test),
-    "XGBClassifier as pyfunc": lambda: classifier_pyfunc.predict(test),
+models = {
+    "Booster": booster,
+    "XGBClassifier": classifier,
+    "Booster as pyfunc": booster_pyfunc,
+    "XGBClassifier as pyfunc": classifier_pyfunc,
 }
-answers = {name: call() for name, call in calls.items()}
+inputs = {
+    "the test set": test,
+    "a column too few": test.iloc[:, 1:],
+    "a column too many": test.assign(further=1.0),
+    "columns in another order": test.iloc[:, ::-1],
+    "numbers as text": test.astype(str),
+}
 
-wrong_calls = {
-    ("Booster", "a DataFrame"): lambda: booster.predict(test),
-    ("Booster", "a missing column"): lambda: booster.predict(xgb.DMatrix(test.iloc[:, 1:])),
-    ("XGBClassifier", "a missing column"): lambda: classifier.predict(test.iloc[:, 1:]),
-    ("XGBClassifier", "columns in another order"): lambda: classifier.predict(test.iloc[:, ::-1]),
-    ("XGBClassifier", "text"): lambda: classifier.predict(test.astype(str)),
-    ("Booster as pyfunc", "a DMatrix"): lambda: booster_pyfunc.predict(dmatrix),
-    ("XGBClassifier as pyfunc", "a missing column"): lambda: classifier_pyfunc.predict(test.iloc[:, 1:]),
-    ("XGBClassifier as pyfunc", "text"): lambda: classifier_pyfunc.predict(test.astype(str)),
-    ("XGBClassifier as pyfunc", "columns in another order"): lambda: classifier_pyfunc.predict(test.iloc[:, ::-1]),
-}
-refusals = []
-for (name, given), call in wrong_calls.items():
+
+def predict(model, frame):
+    return model.predict(xgb.DMatrix(frame) if isinstance(model, xgb.Booster) else frame)
+
+
+def outcome(model, frame):
     try:
-        call()
-        refusal = "accepted"
+        return f"{predict(model, frame)[0]:.3g}, …"
     except Exception as error:
-        reason = str(error).split("Error: ")[-1].replace(str(list(test.columns)), "[…]")  # the reason without the data
-        refusal = f"{type(error).__name__}: {' '.join(reason.split())[:80]}"
-    refusals.append({"flavour": name, "given": given, "result": refusal})
-refusals = pd.DataFrame(refusals)
-refused = refusals[refusals.result != "accepted"].groupby("flavour").given.agg(", ".join)
+        return f"refused: {type(error).__name__}"
 
-flavours = pd.DataFrame(
+
+answers = pd.DataFrame(
     {
-        "loaded with": ["mlflow.xgboost", "mlflow.xgboost", "mlflow.pyfunc", "mlflow.pyfunc"],
-        "takes": ["DMatrix", "DataFrame", "DataFrame", "DataFrame"],
-        "returns": [f"{answer.dtype}, such as {answer[0]:.3g}" for answer in answers.values()],
-        "refuses": [refused[name] for name in calls],
-    },
-    index=pd.Index(calls, name="flavour"),
+        name: {given: outcome(model, frame) for given, frame in inputs.items()}
+        for name, model in models.items()
+    }
 )
 
-
-def time_calls(frame, repeats=50):
-    timed = {
-        "Booster": lambda: booster.predict(xgb.DMatrix(frame)),
-        "XGBClassifier": lambda: classifier.predict(frame),
-        "Booster as pyfunc": lambda: booster_pyfunc.predict(frame),
-        "XGBClassifier as pyfunc": lambda: classifier_pyfunc.predict(frame),
-    }
-    milliseconds = {name: [] for name in timed}
-    for repeat in range(repeats + 1):
-        for name, call in timed.items():
+times = []
+for _ in range(51):
+    for name, model in models.items():
+        for count in [1, len(test)]:
             start = time.perf_counter()
-            call()
-            if repeat:  # the first is the warm-up
-                milliseconds[name].append(1000 * (time.perf_counter() - start))
-    quartiles = pd.DataFrame(milliseconds).quantile([0.25, 0.5, 0.75]).T
-    return pd.DataFrame(
-        {
-            "rows": len(frame),
-            "median ms": quartiles[0.5],
-            "spread ms": quartiles[0.75] - quartiles[0.25],
-            "ratio to fastest": quartiles[0.5] / quartiles[0.5].min(),
-        }
-    )
-
-
-latency = pd.concat([time_calls(test.head(1)), time_calls(test)]).rename_axis("flavour")
-
-figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
-for axis, (rows, part) in zip(axes, latency.groupby("rows"), strict=True):
-    axis.barh(part.index, part["median ms"], xerr=part["spread ms"])
-    axis.set(title=f"{rows} row(s)", xlabel="milliseconds per call (median, interquartile range)")
+            predict(model, test.head(count))
+            times.append(
+                {"flavour": name, "rows": count, "ms": 1000 * (time.perf_counter() - start)}
+            )
+times = pd.DataFrame(times[2 * len(models) :])  # the first call of each was the warm-up
+latency = times.pivot_table(
+    index="flavour", columns="rows", values="ms", aggfunc="median", sort=False
+)
 
 utils.set_experiment()
 tags = {"step": "flavour_comparison", "training_run_id": training_run.info.run_id}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
 with mlflow.start_run(run_name="Flavour_Comparison", tags=tags) as run:
-    mlflow.log_figure(figure, "latency.png")
-    for name, table in {"flavours": flavours, "refusals": refusals, "latency": latency}.items():
-        mlflow.log_table(table.reset_index(), f"{name}.json")
-    for (name, row), rows in zip(latency.iterrows(), latency.rows, strict=True):
-        mlflow.log_metric(f"ms_{rows}_rows/{name}", row["median ms"])
+    mlflow.log_table(answers.rename_axis("given").reset_index(), "answers.json")
+    for count, column in latency.items():
+        mlflow.log_metrics({f"ms_{count}_rows/{name}": value for name, value in column.items()})

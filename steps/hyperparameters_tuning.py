@@ -30,7 +30,12 @@ encoding = data_files.learn_encoding(train, data_run.data.tags)
 features, label = data_files.encode(train, encoding)
 dtrain = xgb.DMatrix(features, label=label)
 
-ranges = {"max_depth": [2, 8], "alpha": [0.001, 0.05], "learning_rate": [0.005, 0.5], "num_boost_round": [30, 300]}
+ranges = {
+    "max_depth": [2, 8],
+    "alpha": [0.001, 0.05],
+    "learning_rate": [0.005, 0.5],
+    "num_boost_round": [30, 300],
+}
 
 
 def objective(trial):
@@ -57,25 +62,35 @@ def objective(trial):
         now = int(time.time() * 1000)
         batch = [Metric("accuracy", trial.user_attrs["accuracy"], now, 0)]
         for name in ["auc", "logloss"]:
-            batch += [Metric(name, value, now, step) for step, value in enumerate(curves[f"test-{name}-mean"])]
+            batch += [
+                Metric(name, value, now, step)
+                for step, value in enumerate(curves[f"test-{name}-mean"])
+            ]
         mlflow.MlflowClient().log_batch(trial_run.info.run_id, batch)
     return last["test-logloss-mean"]
 
 
-train_data = utils.as_dataset(train, f"runs:/{data_run.info.run_id}/datasets/train.csv", "train", encoding["target"])
+train_data = utils.as_dataset(
+    train, f"runs:/{data_run.info.run_id}/datasets/train.csv", "train", encoding["target"]
+)
 study_name = study_name or f"tuning-{train_data.digest}"
 study = optuna.create_study(
     direction="minimize",
-    sampler=optuna.samplers.TPESampler(seed=None if storage else config.SEED, constant_liar=bool(storage)),
+    sampler=optuna.samplers.TPESampler(
+        seed=None if storage else config.SEED, constant_liar=bool(storage)
+    ),
     storage=utils.open_storage(storage) if storage else None,
     study_name=study_name,
     load_if_exists=True,
 )
-about = {"data": train_data.digest, "objective": f"log loss, {config.N_FOLDS} folds", "ranges": ranges}
-if study.user_attrs.get("about", about) != about:
-    raise StepError(
-        f"The study {study_name} is about {study.user_attrs['about']}, not {about}: give another study-name."
-    )
+about = {
+    "data": train_data.digest,
+    "objective": f"log loss, {config.N_FOLDS} folds",
+    "ranges": ranges,
+}
+known = study.user_attrs.get("about", about)
+if known != about:
+    raise StepError(f"Study {study_name} is about {known}, not {about}: give another study-name.")
 study.set_user_attr("about", about)
 
 mlflow.set_system_metrics_sampling_interval(1)
@@ -83,17 +98,26 @@ finished = len(study.get_trials(states=[TrialState.COMPLETE]))
 enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
 
 utils.set_experiment()
-tags = {"step": "hyperparameters_tuning", "data_run_id": data_run.info.run_id, "data": data_run.data.tags["data"]}
+tags = {
+    "step": "hyperparameters_tuning",
+    "data_run_id": data_run.info.run_id,
+    "data": data_run.data.tags["data"],
+}
 if storage:
     tags["study"] = study_name
 with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True, tags=tags) as run:
     mlflow.log_input(train_data, context="tuning")
     mlflow.log_dict(ranges, "ranges.json")
-    study.optimize(objective, max(n_trials - finished, 0), callbacks=[enough], show_progress_bar=True)
+    study.optimize(
+        objective, max(n_trials - finished, 0), callbacks=[enough], show_progress_bar=True
+    )
     with plt.rc_context():  # Optuna's plots change the style of all later ones
-        mlflow.log_figure(plot_optimization_history(study).figure, "plots/optimization_history.png")
-        if len({trial.value for trial in study.trials}) > 1:  # without a difference nothing can be important
-            mlflow.log_figure(plot_param_importances(study).figure, "plots/param_importances.png")
+        history = plot_optimization_history(study).figure
+        mlflow.log_figure(history, "plots/optimization_history.png")
+        if len({trial.value for trial in study.trials}) > 1:  # else nothing can be important
+            importances = plot_param_importances(study).figure
+            mlflow.log_figure(importances, "plots/param_importances.png")
+        plt.close("all")
     best = study.best_trial
     mlflow.log_params(best.params)
     mlflow.log_metrics({"logloss": best.value, **best.user_attrs})

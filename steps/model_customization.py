@@ -13,7 +13,8 @@ training_run_id = utils.arguments("model-customization", "training-run-id")
 
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{utils.registered_version(config.CLASSIFIER_MODEL, training_run)}"
+version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
+classifier_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 encoding = utils.model_encoding(classifier_uri)
 train = utils.load_dataset(data_run, "train")
 features, _ = data_files.encode(train, encoding)
@@ -31,7 +32,9 @@ with mlflow.start_run(run_name="Model_Customization", tags=tags) as run:
         registered_model_name=config.CUSTOM_MODEL,
         signature=infer_signature(train[encoding["columns"]], probabilities),
         input_example=example,
-        pip_requirements=utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas", "loguru"),
+        pip_requirements=utils.pinned_requirements(
+            "mlflow", "xgboost", "scikit-learn", "pandas", "loguru"
+        ),
         metadata={**encoding, "words": {}},  # it takes the words as they are
     )
 logger.info(f"registered {config.CUSTOM_MODEL} version {custom_info.registered_model_version}")

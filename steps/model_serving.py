@@ -23,24 +23,38 @@ try:
     model_info = mlflow.models.get_model_info(model_uri)
 except (MlflowException, OSError) as error:
     raise StepError(
-        f"{model_uri}: there is no such model. Make one: mlflow run . -e main. {error}".splitlines()[0]
+        f"{model_uri}: there is no such model. Make one: mlflow run . -e main. {error}".splitlines()[
+            0
+        ]
     ) from None
 try:
     data_run = mlflow.get_run(mlflow.get_run(model_info.run_id).data.tags["data_run_id"])
 except (MlflowException, KeyError):
-    by_hand = f"mlflow models serve -m {model_uri} --env-manager local"
-    raise StepError(
-        f"{model_uri} was not trained here, so there are no rows to try it with. Serve it: {by_hand}"
-    ) from None
+    reason = "was not trained here, so there are no rows to try it with"
+    raise StepError(f"{model_uri} {reason}: serve it with `mlflow models serve`.") from None
 rows = utils.load_dataset(data_run, "test")
 rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
 
 port = port or servers.free_port()
 url = f"http://127.0.0.1:{port}"
-command = ["mlflow", "models", "serve", "-m", model_uri, "--env-manager", "local", "--host", "127.0.0.1"]
+command = [
+    "mlflow",
+    "models",
+    "serve",
+    "-m",
+    model_uri,
+    "--env-manager",
+    "local",
+    "--host",
+    "127.0.0.1",
+]
 
 utils.set_experiment()
-tags = {"step": "model_serving", "data_run_id": data_run.info.run_id, "data": data_run.data.tags.get("data")}
+tags = {
+    "step": "model_serving",
+    "data_run_id": data_run.info.run_id,
+    "data": data_run.data.tags.get("data"),
+}
 with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(rows)})
     predictions = []
@@ -54,5 +68,7 @@ with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(rows)).max())
     mlflow.log_metric("largest_difference", difference)
     if difference > 1e-6:
-        raise StepError(f"{model_uri}: the server's answers differ from the model's by up to {difference}.")
+        raise StepError(
+            f"{model_uri}: the server's answers differ from the model's by up to {difference}."
+        )
 logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {difference:.1g}")

@@ -14,10 +14,14 @@ data_run_id, tuning_run_id = None, None
 data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
 
 data_run = utils.latest_run("data_preprocessing", data_run_id)
-tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id)
+tuning_run = utils.latest_run(
+    "hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id
+)
 study_name = tuning_run.data.tags.get("study")
 if study_name and not tuning_run_id:
-    tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", study=study_name)
+    tuning_run = utils.latest_run(
+        "hyperparameters_tuning", order_by="metrics.logloss ASC", study=study_name
+    )
 best = tuning_run.data.params
 params = {
     "max_depth": int(best["max_depth"]),
@@ -38,8 +42,14 @@ dvalid = xgb.DMatrix(valid_features, label=valid_label)
 requirements = utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas")
 
 utils.set_experiment()
-tags = {"step": "model_training", "data_run_id": data_run.info.run_id, "tuning_run_id": tuning_run.info.run_id}
-with mlflow.start_run(run_name="Model_Training", tags={**tags, "data": data_run.data.tags["data"]}) as run:
+tags = {
+    "step": "model_training",
+    "data_run_id": data_run.info.run_id,
+    "tuning_run_id": tuning_run.info.run_id,
+}
+with mlflow.start_run(
+    run_name="Model_Training", tags={**tags, "data": data_run.data.tags["data"]}
+) as run:
     mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
@@ -68,8 +78,10 @@ with mlflow.start_run(run_name="Model_Training", tags={**tags, "data": data_run.
         tags={"class_0": encoding["classes"][0], "class_1": encoding["classes"][1]},
     )
 
-    # The number of rounds has two names: num_boost_round of xgb.train is n_estimators of XGBClassifier.
-    classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train))
+    # num_boost_round of xgb.train is n_estimators of XGBClassifier
+    classifier = xgb.XGBClassifier(
+        **params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train)
+    )
     classifier.fit(fit_features, fit_label)
     classifier_info = mlflow.xgboost.log_model(
         classifier,
@@ -85,5 +97,5 @@ with mlflow.start_run(run_name="Model_Training", tags={**tags, "data": data_run.
 logger.info(
     f"registered {config.BOOSTER_MODEL} version {booster_info.registered_model_version} and "
     f"{config.CLASSIFIER_MODEL} version {classifier_info.registered_model_version}: "
-    f"{booster.num_boosted_rounds()} of {num_boost_round} rounds, class 1 is {encoding['classes'][1]!r}"
+    f"{booster.num_boosted_rounds()} of {num_boost_round} rounds"
 )

@@ -13,11 +13,17 @@ test_size, n_trials, dataset, target, positive_class = utils.arguments(
 
 
 def run_step(entry_point, **parameters):
-    given = {name.replace("_", "-"): value for name, value in parameters.items() if value is not None}
+    given = {
+        name.replace("_", "-"): value for name, value in parameters.items() if value is not None
+    }
     experiment_id = mlflow.active_run().info.experiment_id
     try:
         step_run = mlflow.run(
-            str(config.PROJECT_DIR), entry_point, parameters=given, experiment_id=experiment_id, env_manager="local"
+            str(config.PROJECT_DIR),
+            entry_point,
+            parameters=given,
+            experiment_id=experiment_id,
+            env_manager="local",
         )
     except ExecutionException:
         raise StepError(f"The step {entry_point} failed, for the reason given above.") from None
@@ -27,10 +33,16 @@ def run_step(entry_point, **parameters):
 utils.set_experiment()
 with mlflow.start_run(run_name="Pipeline", tags={"step": "pipeline"}) as run:
     data_run_id = run_step(
-        "data-preprocessing", test_size=test_size, dataset=dataset, target=target, positive_class=positive_class
+        "data-preprocessing",
+        test_size=test_size,
+        dataset=dataset,
+        target=target,
+        positive_class=positive_class,
     )
     tuning_run_id = run_step("hyperparameters-tuning", n_trials=n_trials, data_run_id=data_run_id)
-    training_run_id = run_step("model-training", data_run_id=data_run_id, tuning_run_id=tuning_run_id)
+    training_run_id = run_step(
+        "model-training", data_run_id=data_run_id, tuning_run_id=tuning_run_id
+    )
     run_step("data-evaluation", training_run_id=training_run_id)
     run_step("flavour-comparison", training_run_id=training_run_id)
     run_step("model-customization", training_run_id=training_run_id)

@@ -17,10 +17,7 @@ SHOWN = {
 }
 
 # These end by themselves.
-RUN = [
-    "jupytext --to ipynb modeling.py",
-    "mlflow run . -e hyperparameters-tuning -P n-trials=20 --env-manager local",
-]
+RUN = ["jupytext --to ipynb modeling.py", "mlflow run . -e hyperparameters-tuning -P n-trials=20 --env-manager local"]
 # These are servers: the address that answers when they are ready.
 SERVE = {
     "make ui": "http://127.0.0.1:5000/health",

@@ -280,10 +280,7 @@ class TestServer:
         container = server.container("docker/mlserve")
         ports = yaml.safe_load(ask("docker", "inspect", "--format", "{{json .NetworkSettings.Ports}}", container)[1])
         published = {(port, at["HostIp"], int(at["HostPort"])) for port in ports for at in ports[port] or []}
-        assert published == {
-            ("8080/tcp", "127.0.0.1", server.port),
-            ("8082/tcp", "127.0.0.1", server.metrics_port),
-        }
+        assert published == {("8080/tcp", "127.0.0.1", server.port), ("8082/tcp", "127.0.0.1", server.metrics_port)}
         assert ask("docker", "exec", container, "id", "-u") == (0, str(USER[0]))
 
     def test_stops(self, server):

@@ -121,7 +121,7 @@ def test_path_is_said_as_it_is():
 @pytest.mark.slow
 def test_pinned_runs(project):
     """Training takes the runs that it is told, though there are newer ones, and says which."""
-    old_data, old_tuning = newest(project, "data_preprocessing"), newest(project, "hyperparameters_tuning")
+    old_data, old_tuning = (newest(project, "data_preprocessing"), newest(project, "hyperparameters_tuning"))
     pins = {"data_run_id": old_data.info.run_id, "tuning_run_id": old_tuning.info.run_id}
     assert project.run("python", "data_preprocessing.py", "--test-size", "0.2").returncode == 0
     new_id = newest(project, "data_preprocessing").info.run_id
@@ -437,7 +437,7 @@ def test_two_pipelines_and_a_preprocessing_at_once(project):
         return {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}
 
     for training in of["model_training"]:
-        data, tuning = new[training.data.tags["data_run_id"]], new[training.data.tags["tuning_run_id"]]
+        data, tuning = (new[training.data.tags["data_run_id"]], new[training.data.tags["tuning_run_id"]])
         assert tuning.data.tags["data_run_id"] == data.info.run_id
         assert digests(training) == digests(data)
         assert digests(tuning) == {"train": digests(data)["train"]}

@@ -1,13 +1,11 @@
 """Flavours, the custom model and the servers: what they answer, refuse and leave behind."""
 
-import collections
 import concurrent.futures
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from random import Random
 
 import mlflow
 import numpy as np
@@ -15,14 +13,12 @@ import pandas as pd
 import psutil
 import pytest
 import requests
-import schemathesis
 import xgboost as xgb
 from conftest import ROOT
-from hypothesis import HealthCheck, given, settings
 
 import config
-import servers
 import utils
+from servers import free_port, server
 from utils import StepError
 
 pytestmark = pytest.mark.slow
@@ -53,7 +49,7 @@ def uris(walkthrough, models):
 
 def mlflow_serve(uri, port):
     command = ["mlflow", "models", "serve", "-m", uri, "--env-manager", "local", "--host", "127.0.0.1", "-p", str(port)]
-    return servers.server(command, f"http://127.0.0.1:{port}/health")
+    return server(command, f"http://127.0.0.1:{port}/health")
 
 
 def mlserver(walkthrough, uri, port, folder):
@@ -63,20 +59,20 @@ def mlserver(walkthrough, uri, port, folder):
     settings["parameters"]["uri"] = uri
     shutil.copy(source / "settings.json", folder)
     (folder / "model-settings.json").write_text(json.dumps(settings))
-    return servers.server(
+    return server(
         [str(source / ".venv" / "bin" / "mlserver"), "start", str(folder)],
         f"http://127.0.0.1:{port}/v2/models/cancer-model/ready",
         MLFLOW_TRACKING_URI=mlflow.get_tracking_uri(),
         MLSERVER_HTTP_PORT=str(port),
-        MLSERVER_GRPC_PORT=str(servers.free_port()),
-        MLSERVER_METRICS_PORT=str(servers.free_port()),
+        MLSERVER_GRPC_PORT=str(free_port()),
+        MLSERVER_METRICS_PORT=str(free_port()),
     )
 
 
 @pytest.fixture(scope="module")
 def servers(walkthrough, models, uris, tmp_path_factory):
     """Both servers, with the classifier and with the custom model: a dict from (server, model) to the address."""
-    ports = [servers.free_port() for _ in range(4)]
+    ports = [free_port() for _ in range(4)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", walkthrough.environment["PATH"])
         with (
@@ -144,7 +140,7 @@ def test_model_trained_on_a_cluster(walkthrough, models, uris):
     digests = {logged.dataset.name: logged.dataset.digest for logged in data_run.inputs.dataset_inputs}
     assert [logged.dataset.digest for logged in run.inputs.dataset_inputs] == [digests["train"]]
 
-    train = utils.load_split(data_run, "train")
+    train = utils.load_dataset(data_run, "train")
     dtrain = xgb.DMatrix(train.drop(columns="target"), label=train.target)
     params = {"objective": run.data.params["objective"], "max_depth": int(run.data.params["max_depth"])}
     params["learning_rate"] = float(run.data.params["learning_rate"])
@@ -258,113 +254,6 @@ def test_custom_model_gives_a_reason(servers, models, name, frame):
     assert ("no rows" if frame == "empty" else "Infinite or too large values in: mean radius") in response.text
 
 
-ODD_VALUES = [
-    None, True, 0, -1.5, 1e39, -1e308, float("inf"), float("nan"), 2**70, 10**400, "", "1.5", "big", "\0", "\ud800 é😀",
-    "x" * 10_000, [], [[]], {}, {"a": 1},
-]  # fmt: skip
-ODD_NAMES = ["", "columns", "data", "index", "inputs", "instances", "dataframe_records", "params"]
-
-
-def damaged(value, random):
-    """A copy of a JSON value in which one random place is wrong, sooner one of the outer ones."""
-    if value and isinstance(value, (dict, list)) and random.random() < 0.7:
-        key = random.choice(list(value)) if isinstance(value, dict) else random.randrange(len(value))
-        changed = value.copy()
-        changed[key] = damaged(value[key], random)
-        return changed
-    if isinstance(value, dict):
-        names = list(value)
-        renamed = random.choice(names) if names else ""
-        return random.choice(
-            [
-                random.choice(ODD_VALUES),
-                {name: part for name, part in value.items() if name != renamed},
-                {random.choice(ODD_NAMES) if name == renamed else name: part for name, part in value.items()},
-                {**value, random.choice(ODD_NAMES): random.choice(ODD_VALUES)},
-            ]
-        )
-    if isinstance(value, list):
-        odd = random.choice(ODD_VALUES)
-        return random.choice([odd, value[:-1], [*value, odd], value + value, [odd] * len(value), [value]])
-    return random.choice([*ODD_VALUES, [value]])
-
-
-def true_requests(frame):
-    """The forms in which rows can be sent to /invocations, and that of the V2 protocol."""
-    records = frame.to_dict("records")
-    bodies = [utils.as_request(frame), {"dataframe_records": records}, {"instances": records}]
-    return [*bodies, {"inputs": frame.to_dict("list")}], v2_request(frame)
-
-
-def fault_of_mlflow(body):
-    """MLflow itself fails where the name of a column is a list or an object, before it asks any model."""
-    split = body.get("dataframe_split") if isinstance(body, dict) else None
-    names = split.get("columns") if isinstance(split, dict) else None
-    return isinstance(names, list) and any(isinstance(name, (dict, list)) for name in names)
-
-
-def memory():
-    """What all servers use, in MiB."""
-    return sum(process.memory_info().rss for process in psutil.Process().children(recursive=True)) / 2**20
-
-
-@pytest.mark.parametrize("model", ["classifier", "custom"])
-@pytest.mark.parametrize("name", ["mlflow", "mlserver"])
-def test_random_wrong_requests(servers, models, name, model):
-    """No crash, no hang, no growing memory; `mlflow models serve` never blames itself for what the caller did."""
-    random = Random(0)
-    url = servers[name, model]
-    bodies, v2 = true_requests(models.head(2))
-    for body in bodies:
-        assert requests.post(f"{url}/invocations", json=body, timeout=60).status_code == 200
-    started_with = memory()
-    statuses = collections.Counter()
-    for number in range(200):
-        path, body = "/invocations", random.choice(bodies)
-        if name == "mlserver" and number % 2:
-            path, body = "/v2/models/cancer-model/infer", v2
-        body = damaged(body, random)
-        headers = {"content-type": "application/json"}
-        answer = requests.post(f"{url}{path}", data=json.dumps(body), headers=headers, timeout=60)
-        assert answer.text.strip()
-        statuses[answer.status_code] += 1
-        if name == "mlflow" and not fault_of_mlflow(body):
-            assert answer.status_code in {200, 400}, body
-    assert statuses[400] > 10
-    assert memory() < started_with + 50
-    assert len(ask(url, models)) == len(models)
-
-
-@pytest.mark.parametrize("model", ["classifier", "custom"])
-@pytest.mark.parametrize(
-    ("name", "document"),
-    [("mlflow", "/openapi.json"), ("mlserver", "/v2/models/cancer-model/docs/dataplane.json")],
-)
-def test_servers_answer_as_they_describe_themselves(servers, models, name, document, model):
-    """Schemathesis makes requests from the description that the server gives of itself."""
-    url = servers[name, model]
-    description = requests.get(f"{url}{document}", timeout=60).json()
-    if name == "mlserver":  # a tensor's data may hold such data again and again, which Schemathesis cannot make
-        values = {"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "boolean"}]}
-        description["components"]["schemas"]["TensorData"] = {"type": "array", "items": values}
-    statuses = collections.Counter()
-    for operation in schemathesis.openapi.from_dict(description).get_all_operations():
-
-        @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-        @given(case=operation.ok().as_strategy())
-        def call(case):
-            # without a content type MLflow fails: its description says nothing of a body
-            headers = {"content-type": "application/json"} if name == "mlflow" else {}
-            answer = case.call(base_url=url, headers=headers, timeout=60)
-            statuses[answer.status_code] += 1
-            assert answer.status_code < (500 if name == "mlflow" else 600)
-
-        call()
-    assert statuses[200]
-    assert statuses[400 if name == "mlflow" else 422]
-    assert len(ask(url, models)) == len(models)
-
-
 @pytest.mark.parametrize("name", ["mlflow", "mlserver"])
 def test_many_rows_and_many_requests(servers, models, name):
     url = servers[name, "custom"]
@@ -393,7 +282,7 @@ def processes_of(text):
 
 
 def test_model_serving_on_a_given_port(walkthrough, uris):
-    port = servers.free_port()
+    port = free_port()
     uri = uris[config.CUSTOM_MODEL]
     result = walkthrough.mlflow_run("model-serving", model_uri=uri, port=port)
     assert result.returncode == 0, result.stderr
@@ -428,27 +317,27 @@ def test_server_that_ends():
     command = [sys.executable, "-c", "print('starting'); raise SystemExit('an error: no model')"]
     with (
         pytest.raises(StepError, match="The server ended. It said: an error: no model"),
-        servers.server(command, f"http://127.0.0.1:{servers.free_port()}/health"),
+        server(command, f"http://127.0.0.1:{free_port()}/health"),
     ):
         pass
 
 
 def test_server_that_never_gets_ready(monkeypatch):
     monkeypatch.setattr(config, "SERVER_TIMEOUT", 3)
-    mark = f"never-ready-{servers.free_port()}"
+    mark = f"never-ready-{free_port()}"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)', '{mark}'])"
     with (
         pytest.raises(StepError, match="was not ready after 3 seconds"),
-        servers.server([sys.executable, "-c", child, mark], f"http://127.0.0.1:{servers.free_port()}/health"),
+        server([sys.executable, "-c", child, mark], f"http://127.0.0.1:{free_port()}/health"),
     ):
         pass
     assert processes_of(mark) == []
 
 
 def test_server_stops_when_the_caller_fails():
-    port = servers.free_port()
+    port = free_port()
     command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
-    with pytest.raises(ZeroDivisionError), servers.server(command, f"http://127.0.0.1:{port}/"):
+    with pytest.raises(ZeroDivisionError), server(command, f"http://127.0.0.1:{port}/"):
         assert processes_of(f"http.server {port}")
         1 / 0  # noqa: B018
     assert processes_of(f"http.server {port}") == []
@@ -458,11 +347,11 @@ def test_interrupted_step_leaves_no_server():
     """Ctrl-C while the server runs: the step stops it."""
     code = (
         "import sys, processes; command = [sys.executable, '-m', 'http.server', sys.argv[1], '--bind', '127.0.0.1']\n"
-        "with servers.server(command, f'http://127.0.0.1:{sys.argv[1]}/'):\n"
+        "with server(command, f'http://127.0.0.1:{sys.argv[1]}/'):\n"
         "    print('up', flush=True); import time; time.sleep(600)"
     )
     for ending in ["SIGINT", "SIGTERM"]:
-        port = str(servers.free_port())
+        port = str(free_port())
         process = subprocess.Popen(
             [sys.executable, "-c", code, port], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -10,7 +10,17 @@ import config
 
 pytestmark = pytest.mark.slow
 
-STEPS = [step for step in config.RUN_NAMES if step != "pipeline"]
+# The tag of a step and the name of its runs, in the order of the pipeline.
+STEPS = {
+    "data_preprocessing": "Data_Preprocessing",
+    "hyperparameters_tuning": "Hyperparameters_Search",
+    "model_training": "Model_Training",
+    "data_evaluation": "Data_Evaluation",
+    "flavour_comparison": "Flavour_Comparison",
+    "model_customization": "Model_Customization",
+    "model_serving": "Model_Serving",
+}
+RANGES = {"max_depth": (2, 8), "alpha": (0.001, 0.05), "learning_rate": (0.005, 0.5), "num_boost_round": (30, 300)}
 
 
 def first(project, step):
@@ -18,9 +28,13 @@ def first(project, step):
     return project.runs(f"tags.step = '{step}'")[-1]
 
 
+def trials_of(project, run):
+    return project.runs(f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+
+
 def test_output_for_the_user(walkthrough):
     output = walkthrough.result.stdout
-    for heading in ["Data preparation", "Hyperparameter tuning", "MLflow Projects", "Sharing the work"]:
+    for heading in ["Your first run", "Data preparation", "Hyperparameter tuning", "MLflow Projects"]:
         assert f"s  {heading}\n" in output
     assert "is the champion" in output
     assert "make ui" in output
@@ -39,23 +53,33 @@ def test_no_cell_failed_and_nothing_warned(walkthrough):
 
 
 def test_notebook_and_scripts_made_runs(walkthrough):
-    runs = {run.data.tags["step"]: run for run in walkthrough.made if "step" in run.data.tags}
-    assert {step: run.info.run_name for step, run in runs.items()} == config.RUN_NAMES
     steps = [run.data.tags["step"] for run in walkthrough.made if "step" in run.data.tags]
-    # once in the notebook's cells, once in its pipeline, once in the pipeline in an environment of its own; and the
-    # study that two workers continue has another tuning run
-    expected = dict.fromkeys(STEPS, 3) | {"hyperparameters_tuning": 4}
-    assert {step: steps.count(step) for step in STEPS} == expected
+    # once in the notebook's cells, once in its pipeline, once in the pipeline in an environment of its own; and the two
+    # workers on one study
+    assert {step: steps.count(step) for step in STEPS} == dict.fromkeys(STEPS, 3) | {"hyperparameters_tuning": 5}
     assert steps.count("pipeline") == 2
+    names = {run.data.tags["step"]: run.info.run_name for run in walkthrough.made if "step" in run.data.tags}
+    assert names == STEPS | {"pipeline": "Pipeline"}
     assert {run.info.status for run in walkthrough.made} == {"FINISHED"}
     experiment = walkthrough.client.get_experiment_by_name(config.EXPERIMENT)
     assert {run.info.experiment_id for run in walkthrough.made} == {experiment.experiment_id}
 
 
+def test_baseline(walkthrough):
+    """It is a run like any other, with its data and its model, and the search has beaten it."""
+    (run,) = walkthrough.runs("attributes.run_name = 'Baseline'")
+    assert [logged.dataset.name for logged in run.inputs.dataset_inputs] == ["train"]
+    assert len(run.outputs.model_outputs) == 1
+    assert 0.9 < run.data.metrics["accuracy"] < 1
+    search = first(walkthrough, "hyperparameters_tuning")
+    assert search.data.metrics["logloss"] < run.data.metrics["logloss"]
+
+
 def test_data_preparation(walkthrough):
     run = first(walkthrough, "data_preprocessing")
     assert run.data.metrics == {"full_rows": 569, "train_rows": 381, "test_rows": 188}
-    assert run.data.params["test_size"] == str(config.TEST_SIZE)
+    assert run.data.params["test_size"] == "0.33"
+    assert json.loads(run.data.tags["classes"]) == [0, 1]
     frames = {}
     for split in ["train", "test"]:
         path = walkthrough.client.download_artifacts(run.info.run_id, f"datasets/{split}.csv")
@@ -73,67 +97,78 @@ def test_data_preparation(walkthrough):
         digests[logged.dataset.name] = logged.dataset.digest
     assert set(digests) == {"train", "test"}
     assert digests["train"] != digests["test"]
+    assert f"381 training rows with digest {digests['train']}, class 1 is 1" in run.data.tags["data"]
 
 
 def test_tuning(walkthrough):
     run = first(walkthrough, "hyperparameters_tuning")
-    trials = walkthrough.runs(f"tags.mlflow.parentRunId = '{run.info.run_id}'")
-    assert len(trials) == config.N_TRIALS
-    ranges = {"max_depth": (2, 8), "alpha": (0.001, 0.05), "learning_rate": (0.005, 0.5), "num_boost_round": (30, 300)}
+    trials = trials_of(walkthrough, run)
+    assert len(trials) == 30
     for trial in trials:
-        for name, (low, high) in ranges.items():
+        for name, (low, high) in RANGES.items():
             assert low <= float(trial.data.params[name]) <= high
-        rounds = int(trial.data.params["num_boost_round"])
-        for name in ["auc", "error"]:
+        last = {}
+        for name in ["auc", "logloss"]:
             history = walkthrough.client.get_metric_history(trial.info.run_id, name)
-            assert sorted(metric.step for metric in history) == list(range(rounds))
-            assert all(0 <= metric.value <= 1 for metric in history)
-        last_error = max(walkthrough.client.get_metric_history(trial.info.run_id, "error"), key=lambda m: m.step).value
-        assert trial.data.metrics["accuracy"] == pytest.approx(1 - last_error)
-    best = max(trials, key=lambda trial: trial.data.metrics["accuracy"])
+            assert sorted(metric.step for metric in history) == list(range(int(trial.data.params["num_boost_round"])))
+            last[name] = max(history, key=lambda metric: metric.step).value
+        assert 0.5 < last["auc"] <= 1
+        assert 0.5 < trial.data.metrics["accuracy"] <= 1
+        trial.logloss = last["logloss"]
+    best = min(trials, key=lambda trial: trial.logloss)
+    assert run.data.metrics["logloss"] == best.logloss
     assert run.data.metrics["accuracy"] == best.data.metrics["accuracy"]
-    assert {name: run.data.params[name] for name in ranges} in [
-        {name: trial.data.params[name] for name in ranges} for trial in trials
-        if trial.data.metrics["accuracy"] == run.data.metrics["accuracy"]
-    ]  # fmt: skip
+    assert {name: run.data.params[name] for name in RANGES} == {name: best.data.params[name] for name in RANGES}
     plots = {artifact.path for artifact in walkthrough.client.list_artifacts(run.info.run_id, "plots")}
     assert plots == {"plots/optimization_history.png", "plots/param_importances.png"}
     assert "system/cpu_utilization_percentage" in run.data.metrics
     assert run.data.tags["data_run_id"] == first(walkthrough, "data_preprocessing").info.run_id
+    assert "study" not in run.data.tags  # it was in memory
 
 
 def test_same_seed_same_trials(walkthrough):
-    """The tuning of the notebook and that of the pipeline saw the same data: they made the same trials."""
-    tuning = walkthrough.runs("tags.step = 'hyperparameters_tuning'")[-3:]
-    results = []
-    for run in tuning:
-        trials = walkthrough.runs(f"tags.mlflow.parentRunId = '{run.info.run_id}'")
-        results.append({t.info.run_name: (t.data.params, t.data.metrics["accuracy"]) for t in trials})
-    assert results[1] == results[2]
-    assert all(results[0][name] == results[1][name] for name in results[0])
+    """The search of the notebook and those of the pipelines saw the same data: they made the same trials."""
+    alone = walkthrough.runs("tags.step = 'hyperparameters_tuning'")[-3:]
+    params = [{run.info.run_name: run.data.params for run in trials_of(walkthrough, run)} for run in alone]
+    assert [len(trials) for trials in params] == [3, 30, 30]
+    assert params[1] == params[2]
+    assert all(params[0][name] == params[1][name] for name in params[0])
+
+
+def test_workers_on_one_study(walkthrough):
+    """Each is a run of its own, no trial is made twice, and both name the best of all."""
+    workers = [run for run in walkthrough.runs("tags.step = 'hyperparameters_tuning'") if "study" in run.data.tags]
+    assert len({run.data.tags["study"] for run in workers}) == 1
+    made = [trials_of(walkthrough, run) for run in workers]
+    assert [len(trials) > 0 for trials in made] == [True, True]
+    trials = made[0] + made[1]
+    assert 20 <= len(trials) <= 21
+    assert len({tuple(sorted(trial.data.params.items())) for trial in trials}) == len(trials)
+    assert len({trial.info.run_name for trial in trials}) == len(trials)
 
 
 def test_training(walkthrough):
     run = first(walkthrough, "model_training")
     data_run = first(walkthrough, "data_preprocessing")
     tuning_run = first(walkthrough, "hyperparameters_tuning")
-    tags = run.data.tags
-    assert tags["data_run_id"] == data_run.info.run_id
-    assert tags["tuning_run_id"] == tuning_run.info.run_id
-    assert tags["script"] == "model_training.py"
-    assert "commit" in tags
-    digests = {logged.dataset.name: logged.dataset.digest for logged in data_run.inputs.dataset_inputs}
-    assert {"train": tags["train_digest"], "test": tags["test_digest"]} == digests
-    assert digests == {logged.dataset.name: logged.dataset.digest for logged in run.inputs.dataset_inputs}
+    assert run.data.tags["data_run_id"] == data_run.info.run_id
+    assert run.data.tags["tuning_run_id"] == tuning_run.info.run_id
+    assert run.data.tags["data"] == data_run.data.tags["data"]
+    digests = [
+        {logged.dataset.name: logged.dataset.digest for logged in some.inputs.dataset_inputs}
+        for some in [data_run, run]
+    ]
+    assert digests[0] == digests[1]
     for name in ["max_depth", "alpha", "learning_rate"]:
         assert float(run.data.params[name]) == float(tuning_run.data.params[name])
     # autologging: metrics of every round on both parts of the training data, and the importance plot
     history = walkthrough.client.get_metric_history(run.info.run_id, "validation-logloss")
-    assert len(history) > config.EARLY_STOPPING_ROUNDS
+    assert config.EARLY_STOPPING_ROUNDS < len(history) <= int(tuning_run.data.params["num_boost_round"])
     assert len(history) == len(walkthrough.client.get_metric_history(run.info.run_id, "train-logloss"))
     files = {artifact.path for artifact in walkthrough.client.list_artifacts(run.info.run_id)}
     assert "feature_importance_weight.png" in files
-    assert run.data.metrics["test_accuracy"] > 0.9
+    # the test set stays unseen until the evaluation
+    assert not [name for name in run.data.metrics if "test" in name]
 
 
 @pytest.mark.parametrize("name", [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL])
@@ -142,11 +177,15 @@ def test_registered_model(walkthrough, name):
     assert len(versions) == 3
     version = min(versions, key=lambda v: int(v.version))
     assert version.run_id == first(walkthrough, "model_training").info.run_id
+    assert version.tags == {"class_0": "0", "class_1": "1"}
     mlflow.set_tracking_uri(f"sqlite:///{walkthrough.folder}/mlflow.db")
     try:
         uri = f"models:/{name}/{version.version}"
         info = mlflow.models.get_model_info(uri)
         assert len(info.signature.inputs) == 31
+        assert all(column.required for column in info.signature.inputs)
+        assert info.metadata["classes"] == [0, 1]
+        assert info.metadata["words"] == {}
         assert info.saved_input_example_info
         requirements = (mlflow.artifacts.load_text(f"{uri}/requirements.txt")).split()
         assert [line.split("==")[0] for line in requirements][0] == "mlflow"
@@ -170,7 +209,7 @@ def test_evaluation_and_champion(walkthrough):
     assert run.data.tags["gate"] == "passed"
     assert run.data.tags["training_run_id"] == first(walkthrough, "model_training").info.run_id
     # the later evaluations compared with the champion, in a nested run
-    nested = walkthrough.runs(f"tags.mlflow.parentRunId = '{runs[-2].info.run_id}'")
+    nested = trials_of(walkthrough, runs[-2])
     assert [n.info.run_name for n in nested] == ["Champion_Version_1"]
     assert "roc_auc" in nested[0].data.metrics
     passed = [int(r.data.tags["model_version"]) for r in runs if r.data.tags["gate"] == "passed"]
@@ -178,6 +217,9 @@ def test_evaluation_and_champion(walkthrough):
 
 
 def test_pipeline_runs_are_nested(walkthrough):
+    """All steps, in order; and each served the version that its own pipeline had trained."""
     for pipeline in walkthrough.runs("tags.step = 'pipeline'"):
-        nested = walkthrough.runs(f"tags.mlflow.parentRunId = '{pipeline.info.run_id}'")
-        assert [run.data.tags["step"] for run in reversed(nested)] == STEPS
+        nested = {run.data.tags["step"]: run for run in reversed(trials_of(walkthrough, pipeline))}
+        assert list(nested) == list(STEPS)
+        evaluated = nested["data_evaluation"].data.tags["model_version"]
+        assert nested["model_serving"].data.params["model_uri"] == f"models:/{config.CLASSIFIER_MODEL}/{evaluated}"

@@ -1,0 +1,69 @@
+# ---
+# jupyter:
+#   jupytext:
+#     comment_magics: false
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What happens when …
+#
+# *A chapter of [A model's life with MLflow](../README.md).*
+#
+# Each line of this table is a test. Messages are one line, the exit code tells that something failed, and a step that
+# failed leaves no data, model or alias that a later step could take for finished.
+#
+# | What happens | What you see, and what to do |
+# | --- | --- |
+# | A step gets Ctrl-C or SIGTERM | One line. Its run is `FAILED`, its server stops. |
+# | A step is killed at once (SIGKILL) | Its run stays `RUNNING`; no step takes it for finished. Delete it in the UI. |
+# | A pipeline is killed at once (SIGKILL) | The step at hand still ends, no further one begins. |
+# | A search is interrupted | It is lost, unless it had a `storage`: then the same command goes on. |
+# | One of several workers is killed | The others go on; in a database one of them repeats its trial. |
+# | A study gets other data or ranges | Refused: *give another study-name*. |
+# | A journal file ends in half a line | One line, with the command that removes it. |
+# | Two pipelines run in one store | Each trains on its own data and search. |
+# | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
+# | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
+# | `mlflow.db` is damaged | *Put back a copy of it, or begin a new one: mv mlflow.db mlflow.db.broken* |
+# | `mlflow.db` is of another MLflow | One line, with `mlflow db upgrade …` where that helps. |
+# | There is an old file store in `mlruns/` | One line, with `mlflow migrate-filestore …`. |
+# | The experiment was deleted | *Restore it: mlflow experiments restore …* |
+# | The registered model was deleted | *Train: mlflow run . -e model-training* |
+# | The champion's files are gone | The gate stays shut and names the version and the way out. |
+# | A model has other columns or classes than the champion | The alias stays; the message says how to move it by hand. |
+# | An evaluation file holds training rows | They are counted; with more than half the gate stays shut. |
+# | An ID of a run is wrong | One line says why: missing, unfinished, of another step, of other data. |
+# | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
+# | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also gzipped. |
+# | It has decimal commas, text, infinity | *data.csv: line 2, column `mean radius`: '17,99' is not a number …* |
+# | It has one class only, or lacks a column | Refused with the reason; the champion stays the champion. |
+# | It has fewer than 30 examples | They are evaluated, and the gate stays shut: the champion stays too. |
+# | A request has an infinite or huge number | The custom model answers 400 and names the column. |
+# | A cell has a syntax error | *modeling.py: cell 12, line 3: invalid syntax*; no script is written. |
+# | A web page asks the tracking server | 403: the request's `Host` is not this machine. |
+
+# %% [markdown]
+# For instance:
+
+# %%
+import os
+import sys
+
+# JupyterLab starts a chapter in chapters/, where MLflow would begin a new, empty store.
+os.chdir(next(folder for folder in [".", ".."] if os.path.exists(f"{folder}/MLproject")))
+sys.path.insert(0, os.getcwd())
+
+# %%
+import subprocess
+
+step = [sys.executable, "-m", "steps.data_preprocessing"]
+for words in ["--test-size 2", "--test-size large", "--dataset no_such.csv"]:
+    ended = subprocess.run([*step, *words.split()], capture_output=True, text=True)
+    print(f"{words}\n    exit code {ended.returncode}: {ended.stderr.strip()}")

@@ -1,0 +1,68 @@
+# ---
+# jupyter:
+#   jupytext:
+#     comment_magics: false
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # How fast it is
+#
+# *A chapter of [A model's life with MLflow](../README.md). Run `make walkthrough` first; then this notebook,
+# `chapters/performance.py`, runs alone.*
+#
+# What does all this cost? `make benchmark` measures it; these are its figures for one machine, and
+# [benchmarks/results.md](../benchmarks/results.md) has all of them. Compare ratios, not seconds: another machine has
+# other seconds. Each figure is the median of several measurements, unless the table says otherwise.
+
+# %%
+import os
+import sys
+
+# JupyterLab starts a chapter in chapters/, where MLflow would begin a new, empty store.
+os.chdir(next(folder for folder in [".", ".."] if os.path.exists(f"{folder}/MLproject")))
+sys.path.insert(0, os.getcwd())
+
+# %%
+import json
+from pathlib import Path
+
+import pandas as pd
+
+results = json.loads(Path("benchmarks/results.json").read_text())
+tables = {key: pd.json_normalize(table["rows"]) for key, table in results["tables"].items()}
+print(f"{results['processor']}, {results['cores']} cores, measured on {results['date']}")
+
+# %% [markdown]
+# ## Tracking
+#
+# A search of ten trials without MLflow, with one `log_batch` per trial as in the notebook, and with a call for each
+# boosting round, as many tutorials do it.
+
+# %%
+tables["tracking"][["way", "seconds.median", "ratio.median"]].round(2)
+
+# %% [markdown]
+# ## The steps
+#
+# Each as a process, beside its *floor*: the same imports and the same computation without an MLflow run.
+
+# %%
+tables["steps"][["step", "seconds.median", "floor_seconds.median", "ratio.median"]].round(2)
+
+# %% [markdown]
+# ## Serving
+#
+# One row sent to each server by one client, beside a bare FastAPI handler around XGBoost's `inplace_predict`. p50 is
+# the time that half of the requests stay below, p99 that of 99 in a hundred.
+
+# %%
+serving = tables["serving"]
+one_row = serving[(serving.rows == 1) & (serving.clients == 1)]
+one_row[["target", "p50_ms", "p99_ms", "requests_per_second", "ratio.median"]].round(2)
