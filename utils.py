@@ -30,6 +30,9 @@ from mlflow.utils.rest_utils import http_request
 
 import config
 
+# The experiment that the user has chosen, by name or by number. Read once: MLflow sets the number when we choose one.
+CHOSEN_NAME, CHOSEN_ID = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+
 
 class StepError(Exception):
     """A mistake that the user can fix: what is wrong and what to do, in one line."""
@@ -111,38 +114,36 @@ def set_experiment():
         StepError: The store cannot be used.
     """
     check_store()
-    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+    name = CHOSEN_NAME or (None if CHOSEN_ID else config.EXPERIMENT)
     if "MLFLOW_RUN_ID" not in os.environ:
         try:
-            mlflow.set_experiment(name or (None if number else config.EXPERIMENT), None if name else number)
+            mlflow.set_experiment(name, None if name else CHOSEN_ID)
         except MlflowException as error:  # it was deleted, or there is no such number
             raise StepError(in_one_line(error)) from None
 
 
 def experiments():
     """Say where to look for runs: a list with the ID of the experiment that the user has chosen, or None for all."""
-    name, number = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
-    if name:
-        experiment = mlflow.get_experiment_by_name(name)
+    if CHOSEN_NAME:
+        experiment = mlflow.get_experiment_by_name(CHOSEN_NAME)
         return [experiment.experiment_id] if experiment else []
     # `mlflow run` without a word about the experiment takes number 0, Default
-    return [number] if number and not (number == "0" and "MLFLOW_RUN_ID" in os.environ) else None
+    return [CHOSEN_ID] if CHOSEN_ID and not (CHOSEN_ID == "0" and "MLFLOW_RUN_ID" in os.environ) else None
 
 
 # What an error of a store means, and what to do about it.
 REMEDIES = {
     r"No space left|disk is full|disk I/O error": "Make room on the disk, then run the step again.",
     r"readonly|Read-only|Permission denied|unable to open database file": (
-        "Make the folder writable, or set MLFLOW_TRACKING_URI to another store."
+        "Make the folder writable, or choose another place."
     ),
     r"not a database|malformed|already exists|duplicate column|no such table|no such column": (
-        "The database is damaged or was never completed. Put back a copy of it, or begin a new one: "
-        "mv mlflow.db mlflow.db.broken"
+        "The database is damaged or was never completed. Put back a copy of it, or move it away: a new one is made."
     ),
     r"database is locked": "Another program keeps the store busy: run the step again when that has ended.",
     r"No module named": "Install the driver of this database: pip install the package of that name.",
     r"Connection|timed out|timeout expired|Max retries|could not translate host|API request to endpoint": (
-        "Start the server, or correct MLFLOW_TRACKING_URI."
+        "Start the server, or correct its address."
     ),
     r"deleted experiment": (
         "Restore it: mlflow experiments restore --experiment-id NUMBER (mlflow experiments search --view deleted_only)"
