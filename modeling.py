@@ -515,9 +515,7 @@ tuning_run = utils.latest_run(
 study_name = tuning_run.data.tags.get("study")
 if study_name and not tuning_run_id:
     these = {"study": study_name, "data_run_id": data_run.info.run_id}
-    tuning_run = utils.latest_run(
-        "hyperparameters_tuning", order_by="metrics.logloss ASC", **these
-    )
+    tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", **these)
 best = tuning_run.data.params
 params = {
     "max_depth": int(best["max_depth"]),

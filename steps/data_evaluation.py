@@ -21,6 +21,7 @@ encoding = utils.model_encoding(model_uri)
 
 if eval_dataset:
     frame, _ = data_files.read_table(eval_dataset, encoding=encoding)
+    frame = utils.add_features(frame)
     seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
 else:
     frame, seen = utils.load_dataset(data_run, "test"), 0
@@ -42,7 +43,7 @@ utils.set_experiment()
 tags = {
     "step": "data_evaluation",
     "training_run_id": training_run.info.run_id,
-    "model_version": version,
+    "model_version": str(version),
 }
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
 with mlflow.start_run(

@@ -29,7 +29,7 @@ except (MlflowException, OSError) as error:
     ) from None
 try:
     data_run = mlflow.get_run(mlflow.get_run(model_info.run_id).data.tags["data_run_id"])
-except (MlflowException, KeyError):
+except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
     reason = "was not trained here, so there are no rows to try it with"
     raise StepError(f"{model_uri} {reason}: serve it with `mlflow models serve`.") from None
 rows = utils.load_dataset(data_run, "test")

@@ -19,9 +19,8 @@ tuning_run = utils.latest_run(
 )
 study_name = tuning_run.data.tags.get("study")
 if study_name and not tuning_run_id:
-    tuning_run = utils.latest_run(
-        "hyperparameters_tuning", order_by="metrics.logloss ASC", study=study_name
-    )
+    these = {"study": study_name, "data_run_id": data_run.info.run_id}
+    tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", **these)
 best = tuning_run.data.params
 params = {
     "max_depth": int(best["max_depth"]),
@@ -75,7 +74,7 @@ with mlflow.start_run(
         input_example=features.head(3),
         pip_requirements=requirements,
         metadata=encoding,
-        tags={"class_0": encoding["classes"][0], "class_1": encoding["classes"][1]},
+        tags={f"class_{n}": str(name) for n, name in enumerate(encoding["classes"])},
     )
 
     # num_boost_round of xgb.train is n_estimators of XGBClassifier
@@ -91,7 +90,7 @@ with mlflow.start_run(
         input_example=features.head(3),
         pip_requirements=requirements,
         metadata=encoding,
-        tags={"class_0": encoding["classes"][0], "class_1": encoding["classes"][1]},
+        tags={f"class_{n}": str(name) for n, name in enumerate(encoding["classes"])},
     )
 
 logger.info(
