@@ -31,10 +31,10 @@ mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion wi
 	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} OMP_NUM_THREADS=1 \
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
-test: .venv/installed ## check and run everything (about half an hour)
+test: .venv/tests ## check and run everything (about half an hour)
 	pytest --numprocesses 2 --dist loadgroup
 
-test-fast: .venv/installed ## the tests that take no more than seconds
+test-fast: .venv/tests ## the tests that take no more than seconds
 	pytest -m "not slow"
 
 benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about ten minutes)
@@ -46,7 +46,7 @@ benchmark-rows: .venv/installed ## measure the steps on up to a million rows, on
 scripts: .venv/installed ## make the scripts from the notebook
 	python -m notebook_tools.extract
 
-pictures: .venv/installed ## take the README's pictures of the runs from `make walkthrough`; needs Chromium
+pictures: .venv/tests ## take the README's pictures of the runs from `make walkthrough`; needs Chromium
 	python -m notebook_tools.pictures
 
 readme: .venv/installed ## make README.md, the chapters' pages and their plots from a run in an empty folder
@@ -58,12 +58,12 @@ readme-diff: .venv/installed ## the same, but only show what changes, volatile o
 check-readme: .venv/installed ## compare the pages with the notebooks, without a run
 	python -m notebook_tools.readme --check
 
-lint: .venv/installed ## check the Python files
+lint: .venv/tests ## check the Python files
 	ruff check
 	ruff format --check
 	ruff format --check --line-length 100 modeling.py chapters/*.py
 
-format: .venv/installed ## format the Python files
+format: .venv/tests ## format the Python files
 	ruff check --fix
 	ruff format
 	ruff format --line-length 100 modeling.py chapters/*.py
@@ -84,6 +84,11 @@ clean: ## remove what was made, except the runs and models
 	@echo "installing into .venv"
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+	@uv pip install --quiet --python .venv/bin/python --requirements requirements.txt
+	@touch $@
+
+.venv/tests: .venv/installed
+	@echo "installing what the tests need into .venv"
 	@uv pip install --quiet --python .venv/bin/python --requirements requirements.txt --group test
 	@touch $@
 

@@ -137,8 +137,9 @@ class Page(Preprocessor):
         for output in outputs:
             if output.output_type == "error":
                 message = wrapped(sanitise(f"{output.ename}: {output.evalue}", self.folder)).split("\n")
-                more = ["  …"] if len(message) > 4 else []
-                output = {"output_type": "stream", "name": "stderr", "text": "\n".join(message[:4] + more)}
+                if len(message) > 5:  # what matters is said first or last
+                    message[2:-2] = ["  …"]
+                output = {"output_type": "stream", "name": "stderr", "text": "\n".join(message)}
             elif output.output_type == "stream":
                 output.text = wrapped(sanitise(output.text, self.folder))
                 if not output.text.strip():

@@ -21,7 +21,6 @@ encoding = utils.model_encoding(model_uri)
 
 if eval_dataset:
     frame, _ = data_files.read_table(eval_dataset, encoding=encoding)
-    frame = utils.add_features(frame)
     seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
 else:
     frame, seen = utils.load_dataset(data_run, "test"), 0

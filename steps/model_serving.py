@@ -22,10 +22,9 @@ utils.check_store()
 try:
     model_info = mlflow.models.get_model_info(model_uri)
 except (MlflowException, OSError) as error:
+    reason = str(error).splitlines()[0]
     raise StepError(
-        f"{model_uri}: there is no such model. Make one: mlflow run . -e main. {error}".splitlines()[
-            0
-        ]
+        f"{model_uri}: no such model: {reason} Make one: mlflow run . -e main"
     ) from None
 try:
     data_run = mlflow.get_run(mlflow.get_run(model_info.run_id).data.tags["data_run_id"])
@@ -37,17 +36,8 @@ rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
 
 port = port or servers.free_port()
 url = f"http://127.0.0.1:{port}"
-command = [
-    "mlflow",
-    "models",
-    "serve",
-    "-m",
-    model_uri,
-    "--env-manager",
-    "local",
-    "--host",
-    "127.0.0.1",
-]
+options = f"--env-manager local --host 127.0.0.1 --port {port}"
+command = ["mlflow", "models", "serve", "-m", model_uri, *options.split()]
 
 utils.set_experiment()
 tags = {
@@ -58,7 +48,7 @@ tags = {
 with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(rows)})
     predictions = []
-    with servers.server([*command, "--port", str(port)], f"{url}/health"):
+    with servers.server(command, f"{url}/health"):
         for start in range(0, len(rows), config.BATCH_ROWS):
             body = utils.as_request(rows.iloc[start : start + config.BATCH_ROWS])
             response = requests.post(f"{url}/invocations", json=body, timeout=60)

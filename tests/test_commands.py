@@ -1,24 +1,34 @@
 """Every shell command that README.md shows is run here or by another test, or the reason why not is given."""
 
+import json
 import re
 import shlex
 
+import mlflow
 import pytest
 from conftest import ROOT
+from sklearn.datasets import load_breast_cancer
 
 import servers
+import utils
+from notebook_tools import readme
 
-TEXT = (ROOT / "README.md").read_text()
 SHOWN = {
     line.strip()
-    for block in re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    for page in readme.pages().values()
+    for block in re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
 }
 
 # These end by themselves.
-RUN = ["jupytext --to ipynb modeling.py", "mlflow run . -e hyperparameters-tuning -P n-trials=20 --env-manager local"]
-# These are servers: the address that answers when they are ready.
+RUN = [
+    "jupytext --to ipynb modeling.py",
+    "mlflow run . -e hyperparameters-tuning -P n-trials=40 --env-manager local",
+    "mlflow run . -e data-evaluation -P eval-dataset=more.csv --env-manager local",
+    "mlflow models predict -m models:/CancerModel@champion -i in.csv -t csv -o out.json --env-manager local",
+]
+# These are servers: the address that answers when they are healthy.
 SERVE = {
     "make ui": "http://127.0.0.1:5000/health",
     "mlflow ui --workers 1": "http://127.0.0.1:5000/health",
@@ -30,6 +40,7 @@ TRACKING = "docker compose -f docker/tracking/docker-compose.yml up --build"
 PROJECT = "docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject"
 ELSEWHERE = {
     "make walkthrough": "the fixture `walkthrough`, by the command behind it",
+    "curl http://127.0.0.1:5001/invocations --json @serving_input_example.json": "test_curl",
     PROJECT: "tests/test_docker.py",
     f"{PROJECT} hyperparameters-tuning -P n-trials=20": "tests/test_docker.py",
     "docker compose -f docker/mlserve/docker-compose.yml up --build": "tests/test_docker.py",
@@ -38,16 +49,19 @@ ELSEWHERE = {
     TRACKING: "tests/test_docker.py",
     f"N_TRIALS=20 {TRACKING} --scale tuning-worker=4": "tests/test_docker.py, with two workers",
     "mlflow run . -e hyperparameters-tuning -P n-trials=40 -P storage=postgresql://optuna@127.0.0.1/optuna": (
-        "tests/test_shared_study.py, on a database and a server of its own"
+        "tests/test_tuning.py, on a database and a server of its own"
     ),
 }
 NOT_RUN = {
-    "mlflow run . -e model-training --backend kubernetes --backend-config kubernetes_config.json": "needs a cluster",
-    "conda env create -f conda.yaml": "needs conda",
-    "conda activate mlflow-walkthrough": "needs conda",
-    "python -m venv .venv": "the same as `make .venv/installed`, which made the environment of these tests",
-    "source .venv/bin/activate": "as above",
-    "pip install -r requirements.txt": "as above",
+    "git clone URL mlflow-walkthrough && cd mlflow-walkthrough": "needs the address",
+    "conda env create -f conda.yaml && conda activate mlflow-walkthrough": "needs conda",
+    "python -m venv .venv && source .venv/bin/activate && pip install -r requirements.txt": (
+        "the same as `make .venv/installed`, which made the environment of these tests"
+    ),
+    "conda env export > conda.yaml": "shown because it disappoints; needs conda",
+    "conda env export --from-history > conda.yaml": "as above",
+    "pip freeze > requirements.txt": "as above",
+    "jupyter nbconvert --to markdown --execute modeling.ipynb": "runs the whole notebook once more",
 }
 
 
@@ -65,6 +79,9 @@ def words_of(command):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN)
 def test_command(walkthrough, command):
+    frame = load_breast_cancer(as_frame=True).frame
+    frame.sample(100, random_state=0).to_csv(walkthrough.folder / "more.csv", index=False)
+    utils.add_features(frame).head(100).to_csv(walkthrough.folder / "in.csv", index=False)
     result = walkthrough.run(*words_of(command))
     assert result.returncode == 0, result.stderr
 
@@ -76,3 +93,18 @@ def test_server(walkthrough, monkeypatch, command, address):
     monkeypatch.setenv("PATH", walkthrough.environment["PATH"])
     with servers.server(words_of(command), address) as log:
         assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_curl(walkthrough, monkeypatch):
+    """The input example that lies beside the model is a request that the server answers."""
+    monkeypatch.setenv("PATH", walkthrough.environment["PATH"])
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{walkthrough.folder}/mlflow.db")
+    port = servers.free_port()
+    uri = "models:/CancerModel/1"
+    example = mlflow.artifacts.download_artifacts(f"{uri}/serving_input_example.json")
+    command = f"mlflow models serve -m {uri} --env-manager local --host 127.0.0.1 --port {port}"
+    with servers.server(command.split(), f"http://127.0.0.1:{port}/health"):
+        curl = ["curl", "--silent", f"http://127.0.0.1:{port}/invocations", "--json", f"@{example}"]
+        result = walkthrough.run(*curl)
+    assert len(json.loads(result.stdout)["predictions"]) == 3

@@ -38,7 +38,7 @@ def models(walkthrough):
 def uris(walkthrough, models):
     """The newest version of each registered model; they come from one training run."""
     newest = {name: f"models:/{name}/{versions[-1]}" for name, (versions, _) in walkthrough.registry().items()}
-    assert set(newest) == {config.BOOSTER_MODEL, config.CLASSIFIER_MODEL, config.CUSTOM_MODEL, config.DASK_MODEL}
+    assert {config.BOOSTER_MODEL, config.CLASSIFIER_MODEL, config.CUSTOM_MODEL} <= set(newest)
     # the notebook customizes the model of its last training: take that one for the other two
     custom = mlflow.get_run(mlflow.models.get_model_info(newest[config.CUSTOM_MODEL]).run_id)
     for name in [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL]:
@@ -126,73 +126,44 @@ def test_parity(models, uris, servers):
     np.testing.assert_allclose(np.reshape(output["data"], output["shape"])[:, 1], probabilities, **close)
 
 
-def test_model_trained_on_a_cluster(walkthrough, models, uris):
-    """It loads without Dask, and predicts as a Booster that is trained on the same rows in one process."""
-    uri = uris[config.DASK_MODEL]
-    info = mlflow.models.get_model_info(uri)
-    assert len(info.signature.inputs) == 31
-    assert info.saved_input_example_info
-    requirements = [line.split("==")[0] for line in mlflow.artifacts.load_text(f"{uri}/requirements.txt").split()]
-    assert requirements[0] == "mlflow"
-    assert not {"dask", "distributed"} & set(requirements)
-    run = mlflow.get_run(info.run_id)
-    data_run = mlflow.get_run(run.data.tags["data_run_id"])
-    digests = {logged.dataset.name: logged.dataset.digest for logged in data_run.inputs.dataset_inputs}
-    assert [logged.dataset.digest for logged in run.inputs.dataset_inputs] == [digests["train"]]
-
-    train = utils.load_dataset(data_run, "train")
-    dtrain = xgb.DMatrix(train.drop(columns="target"), label=train.target)
-    params = {"objective": run.data.params["objective"], "max_depth": int(run.data.params["max_depth"])}
-    params["learning_rate"] = float(run.data.params["learning_rate"])
-    alone = xgb.train(params, dtrain, int(run.data.params["num_boost_round"]))
-    code = (
-        "import sys; sys.modules['dask'] = sys.modules['distributed'] = None\n"
-        "import mlflow, pandas as pd\n"
-        "print(*mlflow.pyfunc.load_model(sys.argv[1]).predict(pd.read_csv(sys.argv[2])))"
-    )
-    models.to_csv(walkthrough.folder / "fifty.csv", index=False)
-    result = walkthrough.run("python", "-c", code, uri, "fifty.csv")
-    assert result.returncode == 0, result.stderr
-    predicted = np.array(result.stdout.split(), dtype=float)
-    np.testing.assert_allclose(predicted, alone.predict(xgb.DMatrix(models)), rtol=0, atol=1e-3)
-
-
 def test_flavours_refuse_what_the_table_says(walkthrough, models, uris):
+    """The table that the step has logged holds for the models of today, and each call has its time."""
     run = walkthrough.runs("tags.step = 'flavour_comparison'")[-1]
-    tables = {}
-    for name in ["flavours", "refusals", "latency"]:
-        path = walkthrough.client.download_artifacts(run.info.run_id, f"{name}.json")
-        tables[name] = pd.read_json(path, orient="split")
-    results = tables["refusals"].set_index(["flavour", "given"]).result
-    accepted = results[results == "accepted"].index.tolist()
-    assert accepted == [("XGBClassifier as pyfunc", "columns in another order")]
-    assert results["Booster", "a DataFrame"].startswith("TypeError")
-    assert "mean radius" in results["XGBClassifier as pyfunc", "a missing column"]
-
-    booster = mlflow.xgboost.load_model(uris[config.BOOSTER_MODEL])
-    classifier = mlflow.xgboost.load_model(uris[config.CLASSIFIER_MODEL])
-    pyfunc = mlflow.pyfunc.load_model(uris[config.CLASSIFIER_MODEL])
-    with pytest.raises(TypeError, match="DMatrix"):
-        booster.predict(models)
-    with pytest.raises(ValueError, match="feature_names mismatch"):
-        classifier.predict(models.iloc[:, 1:])
-    with pytest.raises(mlflow.MlflowException, match="missing inputs .*mean radius"):
-        pyfunc.predict(models.iloc[:, 1:])
-    assert isinstance(pyfunc.get_raw_model(), xgb.XGBClassifier)
-
-    latency = tables["latency"]
-    assert set(latency.rows) == {1, 188}
-    assert len(latency) == 8
-    assert (latency["median ms"] > 0).all()
-    assert (latency.groupby("rows")["ratio to fastest"].min() == 1).all()
-    assert run.data.metrics["ms_1_rows/Booster"] == pytest.approx(latency["median ms"][0])
-    assert "latency.png" in [artifact.path for artifact in walkthrough.client.list_artifacts(run.info.run_id)]
+    path = walkthrough.client.download_artifacts(run.info.run_id, "answers.json")
+    table = pd.read_json(path, orient="split").set_index("given")
+    wrong = {
+        "a column too few": models.iloc[:, 1:],
+        "a column too many": models.assign(further=1.0),
+        "columns in another order": models.iloc[:, ::-1],
+        "numbers as text": models.astype(str),
+    }
+    assert set(table.index) == {"the test set", *wrong}
+    loaded = {
+        "Booster": mlflow.xgboost.load_model(uris[config.BOOSTER_MODEL]),
+        "XGBClassifier": mlflow.xgboost.load_model(uris[config.CLASSIFIER_MODEL]),
+        "Booster as pyfunc": mlflow.pyfunc.load_model(uris[config.BOOSTER_MODEL]),
+        "XGBClassifier as pyfunc": mlflow.pyfunc.load_model(uris[config.CLASSIFIER_MODEL]),
+    }
+    assert set(table.columns) == set(loaded)
+    for name, model in loaded.items():
+        assert "refused" not in table.loc["the test set", name]
+        for given, frame in wrong.items():
+            said = table.loc[given, name]
+            try:
+                model.predict(xgb.DMatrix(frame) if name == "Booster" else frame)
+            except Exception as error:
+                assert said == f"refused: {type(error).__name__}"
+            else:
+                assert not said.startswith("refused")
+    assert table.loc["columns in another order"].str.startswith("refused").tolist() == [True, True, False, False]
+    assert isinstance(loaded["XGBClassifier as pyfunc"].get_raw_model(), xgb.XGBClassifier)
+    for rows in [1, 188]:
+        assert all(run.data.metrics[f"ms_{rows}_rows/{name}"] > 0 for name in loaded)
 
 
 def test_no_pickle_anywhere(walkthrough):
     """All ran with MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false, and no logged model has a pickle in it."""
-    assert 'setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")' in (ROOT / "config.py").read_text()
-    code = "import os, config; print(os.environ['MLFLOW_ALLOW_PICKLE_DESERIALIZATION'])"
+    code = "import os, utils; print(os.environ['MLFLOW_ALLOW_PICKLE_DESERIALIZATION'])"
     assert walkthrough.run("python", "-c", code).stdout == "false\n"
     files = [path for path in (walkthrough.folder / "mlruns").rglob("*") if path.is_file()]
     assert len(files) > 50
@@ -230,7 +201,10 @@ def test_wrong_request(servers, models, name, model, wrong):
     """The caller's mistake is answered as such, and the next good request gets its answer."""
     url = servers[name, model]
     response = requests.post(f"{url}/invocations", timeout=60, **wrong_request(WRONG_REQUESTS[wrong], models))
-    assert 400 <= response.status_code < (500 if name == "mlflow" else 600)
+    # MLServer takes broken or empty JSON, and what is no request at all, for a fault of its own
+    assert response.status_code in ({400, 415, 422} if name == "mlflow" else {400, 422, 500})
+    if response.status_code == 500:
+        assert wrong in {"broken JSON", "empty body", "wrong content type", "other JSON"}
     assert response.text.strip()
     if name == "mlserver":
         assert "Traceback" not in response.text
@@ -265,7 +239,7 @@ def test_many_rows_and_many_requests(servers, models, name):
     assert all((answer == answers[0]).all() for answer in answers)
 
 
-def test_mlserver_describes_and_counts(servers, models):
+def test_mlserver_describes_itself(servers, models):
     url = servers["mlserver", "classifier"]
     document = requests.get(f"{url}/v2/models/cancer-model/docs/dataplane.json", timeout=60).json()
     assert "/v2/models/cancer-model/infer" in document["paths"]
@@ -327,7 +301,7 @@ def test_server_that_never_gets_ready(monkeypatch):
     mark = f"never-ready-{free_port()}"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)', '{mark}'])"
     with (
-        pytest.raises(StepError, match="was not ready after 3 seconds"),
+        pytest.raises(StepError, match="was not healthy after 3 seconds"),
         server([sys.executable, "-c", child, mark], f"http://127.0.0.1:{free_port()}/health"),
     ):
         pass
@@ -346,7 +320,7 @@ def test_server_stops_when_the_caller_fails():
 def test_interrupted_step_leaves_no_server():
     """Ctrl-C while the server runs: the step stops it."""
     code = (
-        "import sys, processes; command = [sys.executable, '-m', 'http.server', sys.argv[1], '--bind', '127.0.0.1']\n"
+        "import signal, sys, servers; signal.signal(signal.SIGTERM, signal.default_int_handler); command = [sys.executable, '-m', 'http.server', sys.argv[1], '--bind', '127.0.0.1']\n"
         "with server(command, f'http://127.0.0.1:{sys.argv[1]}/'):\n"
         "    print('up', flush=True); import time; time.sleep(600)"
     )

@@ -44,19 +44,21 @@ def test_no_cell_failed_and_nothing_warned(walkthrough):
     cells = [cell for cell in walkthrough.executed.cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]
     assert all(cell.execution_count for cell in cells)
-    assert not [output for output in outputs if output.output_type == "error"]
+    failed = [cell for cell in cells if any(output.output_type == "error" for output in cell.outputs)]
+    wanted = [cell for cell in cells if "raises-exception" in cell.metadata.get("tags", [])]
+    assert failed == wanted and len(wanted) == 3
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "Warning" not in text
     assert "Traceback" not in text
     images = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(images) >= 6  # two of the tuning, four of the evaluation
+    assert len(images) == 2  # of the tuning and of the evaluation
+    assert all(image.metadata["image/png"]["alt"] for image in images)
 
 
 def test_notebook_and_scripts_made_runs(walkthrough):
     steps = [run.data.tags["step"] for run in walkthrough.made if "step" in run.data.tags]
-    # once in the notebook's cells, once in its pipeline, once in the pipeline in an environment of its own; and the two
-    # workers on one study
-    assert {step: steps.count(step) for step in STEPS} == dict.fromkeys(STEPS, 3) | {"hyperparameters_tuning": 5}
+    # once in the notebook's cells, once in its pipeline, once in the pipeline in an environment of its own
+    assert {step: steps.count(step) for step in STEPS} == dict.fromkeys(STEPS, 3)
     assert steps.count("pipeline") == 2
     names = {run.data.tags["step"]: run.info.run_name for run in walkthrough.made if "step" in run.data.tags}
     assert names == STEPS | {"pipeline": "Pipeline"}
@@ -135,18 +137,6 @@ def test_same_seed_same_trials(walkthrough):
     assert all(params[0][name] == params[1][name] for name in params[0])
 
 
-def test_workers_on_one_study(walkthrough):
-    """Each is a run of its own, no trial is made twice, and both name the best of all."""
-    workers = [run for run in walkthrough.runs("tags.step = 'hyperparameters_tuning'") if "study" in run.data.tags]
-    assert len({run.data.tags["study"] for run in workers}) == 1
-    made = [trials_of(walkthrough, run) for run in workers]
-    assert [len(trials) > 0 for trials in made] == [True, True]
-    trials = made[0] + made[1]
-    assert 20 <= len(trials) <= 21
-    assert len({tuple(sorted(trial.data.params.items())) for trial in trials}) == len(trials)
-    assert len({trial.info.run_name for trial in trials}) == len(trials)
-
-
 def test_training(walkthrough):
     run = first(walkthrough, "model_training")
     data_run = first(walkthrough, "data_preprocessing")
@@ -174,7 +164,7 @@ def test_training(walkthrough):
 @pytest.mark.parametrize("name", [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL])
 def test_registered_model(walkthrough, name):
     versions = walkthrough.client.search_model_versions(f"name = '{name}'")
-    assert len(versions) == 3
+    assert len(versions) == (4 if name == config.CLASSIFIER_MODEL else 3)  # with the one that fails at the gate
     version = min(versions, key=lambda v: int(v.version))
     assert version.run_id == first(walkthrough, "model_training").info.run_id
     assert version.tags == {"class_0": "0", "class_1": "1"}
