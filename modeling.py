@@ -461,7 +461,8 @@ print(f"100 rounds: {seconds_with([]):.2f} s, and {live:.2f} s with a call to ML
 #
 # ![Log loss and AUC of the trials, round by round](img/runs_charts.png)
 #
-# Select the trials and choose *Compare*. Each line is a trial again and runs through its parameters to its metrics.
+# Select the trials and choose *Compare*. Each line is a trial again and runs through its parameters to its log loss
+# (blue is low).
 # Where do the best trials run that the others do not? Here they all have shallow trees and many rounds: a second search
 # would narrow `max_depth` to 2 to 4 and raise the limit of `num_boost_round`, where the best trials stand at the edge.
 #

@@ -220,13 +220,19 @@ print("files left:", [path.name for path in scratch.rglob("note.txt")])
 # takes the runs along (here an old store is made first):
 
 # %%
-code = "import mlflow; mlflow.start_run(run_name='old'); mlflow.log_metric('x', 1)"
+old = Path(tempfile.mkdtemp())
+code = """
+import mlflow
+mlflow.set_experiment("Old")
+with mlflow.start_run(run_name="Old_Run"):
+    mlflow.log_metric("x", 1)
+"""
 older = {**os.environ, "MLFLOW_TRACKING_URI": "file:mlruns", "MLFLOW_ALLOW_FILE_STORE": "true"}
-subprocess.run([sys.executable, "-c", code], cwd=scratch, env=older, check=True)
+subprocess.run([sys.executable, "-c", code], cwd=old, env=older, check=True)
 
 command = "mlflow migrate-filestore --source mlruns --target sqlite:///migrated.db"
-subprocess.run(command.split(), cwd=scratch, check=True, capture_output=True)
-mlflow.set_tracking_uri(f"sqlite:///{(scratch / 'migrated.db').as_posix()}")
+subprocess.run(command.split(), cwd=old, check=True, capture_output=True)
+mlflow.set_tracking_uri(f"sqlite:///{(old / 'migrated.db').as_posix()}")
 mlflow.search_runs(search_all_experiments=True)[["tags.mlflow.runName", "metrics.x"]]
 
 # %%
