@@ -1,216 +1,150 @@
-"""The floor of each step, as a process: the same imports and the same computation, without an MLflow run.
+"""The floor of each step: the same imports and the same computation, without a run of MLflow; results go to files.
 
-usage: python -m benchmarks.floors FOLDER STEP [OPTION OF THE SCRIPT ...]
+usage: python -m benchmarks.floors STEP FOLDER N_TRIALS
 
-FOLDER has what the step would fetch from MLflow (`train.csv`, `test.csv`, the models' folders `booster` and
-`classifier`) and gets what it would log.
+FOLDER has what the step would fetch from MLflow: `train.csv`, `test.csv`, `best.json` and the models' folders `booster`
+and `classifier`. Each floor says as JSON which metrics it found; the benchmark compares them with those of the step.
 """
 
-import ast
 import json
 import sys
+import time
 from pathlib import Path
 
+import mlflow
+import pandas as pd
+from loguru import logger  # noqa: F401 each step imports it
+
 import config
-
-IMPORTS = (ast.Import, ast.ImportFrom)
-
-
-def assigned_names(statement):
-    """Tell which names a statement assigns.
-
-    Args:
-        statement: An `ast.stmt`.
-
-    Returns:
-        A set of names; those of an import or a definition are not among them.
-    """
-    if isinstance(statement, (*IMPORTS, ast.FunctionDef)):
-        return set()
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+import data_files  # noqa: F401 as above
+import servers
+import utils
 
 
-def before_the_run(step, options=(), **given):
-    """Execute the part of a step's script that comes before its MLflow run: the imports, and what is computed first.
-
-    So a floor uses the step's own code wherever it can, and cannot fall behind it.
-
-    Args:
-        step: The step's name, a key of `config.RUN_NAMES`.
-        options: The script's command line.
-        **given: Values of variables that the script would fetch from MLflow; statements that assign them are left out.
-
-    Returns:
-        The script's variables, a dict.
-    """
-    script = config.PROJECT_DIR / f"{step}.py"
-    body = ast.parse(script.read_text(encoding="utf-8")).body
-    end = next(number for number, statement in enumerate(body) if isinstance(statement, ast.With))
-    body = [statement for statement in body[:end] if not assigned_names(statement) & set(given)]
-    variables = dict(given)
-    arguments, sys.argv = sys.argv, [str(script), *options]
-    try:
-        exec(compile(ast.Module(body, type_ignores=[]), script, "exec"), variables)  # nosec B102: our own script
-    finally:
-        sys.argv = arguments
-    return variables
+def read(folder, name):
+    """Read a data set: the features and the label."""
+    frame = pd.read_csv(folder / f"{name}.csv")
+    return frame.drop(columns="target"), frame["target"]
 
 
-def plain_study():
-    """Make a study in memory that draws the same trials as the project's.
+def data_preprocessing(folder, n_trials):
+    """Split the data and write both parts."""
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.model_selection import train_test_split
 
-    Returns:
-        The `optuna.Study`.
-    """
-    import optuna
-
-    from shared_study import Sampler
-
-    return optuna.create_study(direction="maximize", sampler=Sampler())
+    data = utils.add_features(load_breast_cancer(as_frame=True).frame)
+    train, test = train_test_split(data, test_size=0.33, stratify=data["target"], random_state=config.SEED)
+    train.to_csv(folder / "made_train.csv", index=False)
+    test.to_csv(folder / "made_test.csv", index=False)
+    return {"full_rows": len(data), "train_rows": len(train), "test_rows": len(test)}
 
 
-def cross_validate(trial, script, callbacks=None):
-    """Do what a trial of the tuning computes, without MLflow.
-
-    The script's own `objective` starts a run, so it is written again here. The benchmark compares the results.
-
-    Args:
-        trial: The `optuna.Trial`.
-        script: The variables of `hyperparameters_tuning.py`, a dict.
-        callbacks: Callbacks of XGBoost.
-
-    Returns:
-        The accuracy after the last round.
-    """
+def cross_validate(trial, features, label, callbacks=None):
+    """Do what a trial of the tuning computes: the metrics after each round, a `pandas.DataFrame`."""
     import xgboost as xgb
 
-    import utils
-
-    params = script["suggest"](trial)
-    num_boost_round = params.pop("num_boost_round")
-    history = xgb.cv(
-        {"objective": "binary:logistic", "nthread": utils.threads(script["train"]), **params},
-        script["dtrain"],
-        num_boost_round,
+    params = {
+        "max_depth": trial.suggest_int("max_depth", 2, 8),
+        "alpha": trial.suggest_float("alpha", 0.001, 0.05),
+        "learning_rate": trial.suggest_float("learning_rate", 0.005, 0.5, log=True),
+    }
+    return xgb.cv(
+        {"objective": "binary:logistic", "nthread": utils.threads(features), **params},
+        xgb.DMatrix(features, label=label),
+        trial.suggest_int("num_boost_round", 30, 300),
         nfold=config.N_FOLDS,
         stratified=True,
-        metrics=["auc", "error"],
+        metrics=["error", "auc", "logloss"],
         seed=config.SEED,
         callbacks=callbacks,
     )
-    return 1 - history["test-error-mean"].iloc[-1]
 
 
-def data_preprocessing(folder, options):
-    """Split the data and write both parts.
+def search(objective, n_trials):
+    """Search with the tuning's sampler, in memory; returns the `optuna.Study`."""
+    import optuna
 
-    Args:
-        folder: The `pathlib.Path` of the folder with what the step needs.
-        options: The script's command line.
-    """
-    script = before_the_run("data_preprocessing", options)
-    for split in ["train", "test"]:
-        script[split].to_csv(folder / f"made_{split}.csv", index=False)
+    study = optuna.create_study(direction="minimize", sampler=optuna.samplers.TPESampler(seed=config.SEED))
+    study.optimize(objective, n_trials)
+    return study
 
 
-def hyperparameters_tuning(folder, options):
-    """Search, and draw both plots.
-
-    Args:
-        folder, options: As above.
-    """
-    import pandas as pd
-
-    train = pd.read_csv(folder / "train.csv")
-    study = plain_study()
-    script = before_the_run("hyperparameters_tuning", options, data_run=None, train=train, search=None, study=study)
-    study.optimize(lambda trial: cross_validate(trial, script), script["n_trials"])
-    script["plot_optimization_history"](study).figure.savefig(folder / "optimization_history.png")
-    if len({trial.value for trial in study.trials}) > 1:
-        script["plot_param_importances"](study).figure.savefig(folder / "param_importances.png")
-
-
-def model_training(folder, options):
-    """Train both models, save them and draw the importance of the features.
-
-    Args:
-        folder, options: As above; the folder has the parameters in `best.json` too.
-    """
+def hyperparameters_tuning(folder, n_trials):
+    """Search, and draw both plots."""
     import matplotlib.pyplot as plt
-    import pandas as pd
+    import xgboost  # noqa: F401 as the step does, before the search
+    from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
+
+    data = read(folder, "train")
+    study = search(lambda trial: cross_validate(trial, *data)["test-logloss-mean"].iloc[-1], n_trials)
+    with plt.rc_context():
+        plot_optimization_history(study).figure.savefig(folder / "optimization_history.png")
+        if len({trial.value for trial in study.trials}) > 1:
+            plot_param_importances(study).figure.savefig(folder / "param_importances.png")
+    return {"logloss": study.best_value}
+
+
+def model_training(folder, n_trials):
+    """Train both models, save them and draw the importance of the features."""
+    import matplotlib.pyplot as plt
     import xgboost as xgb
-    from sklearn.metrics import accuracy_score
+    from sklearn.model_selection import train_test_split
 
-    import utils
-
-    train, test = pd.read_csv(folder / "train.csv"), pd.read_csv(folder / "test.csv")
-    best = json.loads((folder / "best.json").read_text())
-    script = before_the_run(
-        "model_training", options, data_run=None, tuning_run=None, best=best, train=train, test=test
+    features, label = read(folder, "train")
+    params = json.loads((folder / "best.json").read_text())
+    num_boost_round, threads = params.pop("num_boost_round"), utils.threads(features)
+    fit_features, valid_features, fit_label, valid_label = train_test_split(
+        features, label, test_size=config.VALIDATION_SIZE, stratify=label, random_state=config.SEED
     )
+    dfit, dvalid = xgb.DMatrix(fit_features, label=fit_label), xgb.DMatrix(valid_features, label=valid_label)
+    curves = {}
     booster = xgb.train(
-        {
-            "objective": "binary:logistic",
-            "eval_metric": ["error", "logloss"],
-            "nthread": utils.threads(train),
-            **script["params"],
-        },
-        script["dfit"],
-        script["num_boost_round"],
-        evals=[(script["dfit"], "train"), (script["dvalid"], "validation")],
+        {"objective": "binary:logistic", "eval_metric": ["error", "logloss"], "nthread": threads, **params},
+        dfit,
+        num_boost_round,
+        evals=[(dfit, "train"), (dvalid, "validation")],
+        evals_result=curves,
         callbacks=[xgb.callback.EarlyStopping(rounds=config.EARLY_STOPPING_ROUNDS, save_best=True)],
         verbose_eval=False,
     )
     booster.save_model(folder / "made_booster.ubj")
-    importance = booster.get_score(importance_type="weight")
-    figure, axes = plt.subplots(layout="tight")
-    axes.barh(list(importance), list(importance.values()))
-    figure.savefig(folder / "feature_importance.png")
-
-    classifier = xgb.XGBClassifier(
-        **script["params"], n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train)
-    )
-    classifier.fit(script["fit_features"], script["fit_target"])
-    classifier.save_model(folder / "made_classifier.ubj")
-    accuracy_score(test[config.TARGET], classifier.predict(test.drop(columns=config.TARGET)))
+    xgb.plot_importance(booster)
+    plt.savefig(folder / "feature_importance.png")
+    classifier = xgb.XGBClassifier(**params, n_estimators=booster.num_boosted_rounds(), n_jobs=threads)
+    classifier.fit(fit_features, fit_label).save_model(folder / "made_classifier.ubj")
+    losses = curves["validation"]["logloss"]
+    # MLflow's autologging misses the round after which the training stops early
+    return {"validation-logloss": losses[-1 if len(losses) == num_boost_round else -2]}
 
 
-def data_evaluation(folder, options):
-    """Compute the metrics that `mlflow.models.evaluate` computes, and draw its plots.
-
-    Args:
-        folder, options: As above.
-    """
-    import mlflow
-    import pandas as pd
-
-    test = pd.read_csv(folder / "test.csv")
-    features, target = test.drop(columns=config.TARGET), test[config.TARGET]
-    fetched = ["training_run", "data_run", "version", "model_uri", "source", "evaluation_data", "client", "champion"]
-    given = dict.fromkeys(fetched)
-    before_the_run("data_evaluation", options, frame=test, columns=list(features), **given)
-
-    # mlflow.models.evaluate imports these when it is called
+def data_evaluation(folder, n_trials):
+    """Compute the metrics of `mlflow.models.evaluate` and draw its plots: of the model, and of the champion before."""
     import matplotlib.pyplot as plt
     import shap
     from mlflow.models.evaluation.lift_curve import plot_lift_curve
     from sklearn import metrics
     from sklearn.calibration import CalibrationDisplay
 
+    features, label = read(folder, "test")
+
     def evaluate(name, explain):
         classifier = mlflow.xgboost.load_model(str(folder / "classifier"))
         predicted, probabilities = classifier.predict(features), classifier.predict_proba(features)
-        for score in [metrics.accuracy_score, metrics.precision_score, metrics.recall_score, metrics.f1_score]:
-            score(target, predicted)
-        metrics.log_loss(target, probabilities)
-        metrics.roc_auc_score(target, probabilities[:, 1])
-        metrics.average_precision_score(target, probabilities[:, 1])
+        positive = probabilities[:, 1]
+        found = {
+            "accuracy_score": metrics.accuracy_score(label, predicted),
+            "precision_score": metrics.precision_score(label, predicted),
+            "recall_score": metrics.recall_score(label, predicted),
+            "f1_score": metrics.f1_score(label, predicted),
+            "log_loss": metrics.log_loss(label, probabilities),
+            "roc_auc": metrics.roc_auc_score(label, positive),
+        }
         plots = {
-            "roc": lambda: metrics.RocCurveDisplay.from_predictions(target, probabilities[:, 1]),
-            "precision_recall": lambda: metrics.PrecisionRecallDisplay.from_predictions(target, probabilities[:, 1]),
-            "lift": lambda: plot_lift_curve(target, probabilities, pos_label=1),
-            "calibration": lambda: CalibrationDisplay.from_predictions(target, probabilities[:, 1]),
-            "confusion_matrix": lambda: metrics.ConfusionMatrixDisplay.from_predictions(target, predicted),
+            "roc": lambda: metrics.RocCurveDisplay.from_predictions(label, positive),
+            "precision_recall": lambda: metrics.PrecisionRecallDisplay.from_predictions(label, positive),
+            "lift": lambda: plot_lift_curve(label, probabilities, pos_label=1),
+            "calibration": lambda: CalibrationDisplay.from_predictions(label, positive),
+            "confusion_matrix": lambda: metrics.ConfusionMatrixDisplay.from_predictions(label, predicted),
         }
         if explain:
             explained = shap.Explainer(classifier, features)(features)
@@ -226,72 +160,66 @@ def data_evaluation(folder, options):
                 plot()
                 plt.savefig(folder / f"{name}_{plot_name}.png", bbox_inches="tight")
                 plt.close("all")
+        return found
 
-    evaluate("model", explain=True)
-    evaluate("champion", explain=False)  # in the benchmark there is one already, which the script evaluates too
-
-
-def flavour_comparison(folder, options):
-    """Compare the flavours; all of that the script computes before its run.
-
-    Args:
-        folder, options: As above.
-    """
-    import pandas as pd
-
-    script = before_the_run(
-        "flavour_comparison",
-        options,
-        training_run=None,
-        data_run=None,
-        test=pd.read_csv(folder / "test.csv").drop(columns=config.TARGET),
-        booster_uri=str(folder / "booster"),
-        classifier_uri=str(folder / "classifier"),
-    )
-    script["figure"].savefig(folder / "latency.png")
-    for name in ["flavours", "refusals", "latency"]:
-        script[name].reset_index().to_json(folder / f"{name}.json", orient="split")
+    found = evaluate("model", explain=True)
+    evaluate("champion", explain=False)
+    return found
 
 
-def model_customization(folder, options):
-    """Load the classifier and predict probabilities; the script's run only logs.
+def flavour_comparison(folder, n_trials):
+    """Load the models in four ways, see what they refuse, and time them on one row and on all."""
+    import matplotlib.pyplot as plt
+    import xgboost as xgb
 
-    Args:
-        folder, options: As above.
-    """
-    before_the_run("model_customization", options, training_run=None, classifier_uri=str(folder / "classifier"))
+    test, _ = read(folder, "test")
+    models = [
+        load(str(folder / name))
+        for load in [mlflow.xgboost.load_model, mlflow.pyfunc.load_model]
+        for name in ["booster", "classifier"]
+    ]
+    xgb.set_config(nthread=1)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3), sharey=True, layout="constrained")
+    for axis, frame in zip(axes, [test.head(1), test], strict=True):
+        seconds = [[] for _ in models]
+        for _ in range(51):
+            for number, model in enumerate(models):
+                start = time.perf_counter()
+                model.predict(frame if number else xgb.DMatrix(frame))
+                seconds[number].append(time.perf_counter() - start)
+        axis.barh(range(len(models)), pd.DataFrame(seconds).median(axis="columns"))
+    figure.savefig(folder / "latency.png")
+    refusals = 0
+    for model in models:
+        for wrong in [test.iloc[:, 1:], test.astype(str)]:
+            try:
+                model.predict(wrong)
+            except Exception:
+                refusals += 1
+    (folder / "flavours.json").write_text(json.dumps(refusals))
+    return {}
 
 
-def model_serving(folder, options):
-    """Serve the classifier, query it, and compare with the model in this process.
+def model_customization(folder, n_trials):
+    """Load the classifier and predict probabilities."""
+    features, _ = read(folder, "train")
+    mlflow.xgboost.load_model(str(folder / "classifier")).predict_proba(features)
+    return {}
 
-    Args:
-        folder, options: As above.
-    """
-    import mlflow
+
+def model_serving(folder, n_trials):
+    """Serve the classifier, query it, and compare with the model in this process."""
     import numpy as np
-    import pandas as pd
     import requests
 
-    import processes
-    import utils
-
-    test = pd.read_csv(folder / "test.csv").drop(columns=config.TARGET)
-    script = before_the_run(
-        "model_serving",
-        options,
-        model_uri=str(folder / "classifier"),
-        model_info=None,
-        training_run=None,
-        data_run=None,
-        test=test,
-        port=servers.free_port(),
-    )
-    with servers.server([*script["command"], "--port", str(script["port"])], f"{script['url']}/health"):
-        response = requests.post(f"{script['url']}/invocations", json=utils.as_request(test), timeout=60)
+    test, _ = read(folder, "test")
+    classifier, port = str(folder / "classifier"), servers.free_port()
+    command = ["mlflow", "models", "serve", "-m", classifier, "--env-manager", "local", "--host", "127.0.0.1"]
+    with servers.server([*command, "--port", str(port)], f"http://127.0.0.1:{port}/health"):
+        response = requests.post(f"http://127.0.0.1:{port}/invocations", json=utils.as_request(test), timeout=60)
     response.raise_for_status()
-    expected = mlflow.pyfunc.load_model(script["model_uri"]).predict(test)
-    np.testing.assert_allclose(response.json()["predictions"], expected, atol=1e-6)
+    served = np.array(response.json()["predictions"])
+    return {"largest_difference": float(np.abs(served - mlflow.pyfunc.load_model(classifier).predict(test)).max())}
 
 
 FLOORS = {
@@ -308,4 +236,4 @@ FLOORS = {
 }
 
 if __name__ == "__main__":
-    FLOORS[sys.argv[2]](Path(sys.argv[1]), sys.argv[3:])
+    print(json.dumps(FLOORS[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))))

@@ -37,7 +37,7 @@ def server():
         raise StepError("PostgreSQL is not installed: no initdb was found. Install the package postgresql.")
     user, as_user = getpass.getuser(), []
     if user == "root":  # as which it refuses to run
-        user, as_user = ("postgres", ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"])
+        user, as_user = "postgres", ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
     with tempfile.TemporaryDirectory() as folder:
         shutil.chown(folder, user)
         port, data = str(servers.free_port()), f"{folder}/data"

@@ -22,9 +22,7 @@ from sklearn.datasets import load_breast_cancer
 
 import config
 import utils
-from benchmarks.benchmark import FOREIGN_VARIABLES, surroundings
-from utils import StepError
-from notebook_tools.run import copy_project
+from benchmarks.benchmark import scratch_project, surroundings
 
 SIZES = [569, 100_000, 1_000_000]
 TRIALS = 2
@@ -54,7 +52,7 @@ def write_data(rows, path):
     frame = load_breast_cancer(as_frame=True).frame
     random = np.random.default_rng(config.SEED)
     data = frame.iloc[random.integers(len(frame), size=rows)].reset_index(drop=True)
-    for name in frame.columns.drop(config.TARGET):
+    for name in frame.columns.drop("target"):
         data[name] += random.normal(scale=frame[name].std() / 2, size=rows)
     data.to_csv(path, index=False)
 
@@ -68,7 +66,7 @@ def train_alone(path):
     import xgboost as xgb
 
     train = pd.read_csv(path)
-    dtrain = xgb.DMatrix(train.drop(columns=config.TARGET), label=train[config.TARGET])
+    dtrain = xgb.DMatrix(train.drop(columns="target"), label=train["target"])
     xgb.train({**PARAMS, "nthread": utils.threads(train)}, dtrain, ROUNDS)
 
 
@@ -86,7 +84,7 @@ def train_with_dask(path):
     options = {"n_workers": workers, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(**options) as cluster, Client(cluster) as client:
         train = dd.read_csv(path, blocksize=Path(path).stat().st_size // workers)
-        dtrain = dxgb.DaskDMatrix(client, train.drop(columns=config.TARGET), train[config.TARGET])
+        dtrain = dxgb.DaskDMatrix(client, train.drop(columns="target"), train["target"])
         dxgb.train(client, PARAMS, dtrain, ROUNDS)
 
 
@@ -100,7 +98,7 @@ def measure(command):
         A dict of its seconds and its peak memory in MiB.
 
     Raises:
-        StepError: It failed.
+        RuntimeError: It failed.
     """
     with tempfile.TemporaryFile("w+") as output:
         start, peak = time.monotonic(), 0
@@ -119,12 +117,12 @@ def measure(command):
         seconds = time.monotonic() - start
         if process.returncode:
             output.seek(0)
-            raise StepError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()}")
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()}")
     return {"seconds": round(seconds, 2), "peak_mib": round(peak / 2**20)}
 
 
 def measure_size(rows):
-    """Run everything on data of one size, in the present folder.
+    """Run everything on data of one size, in the current folder.
 
     Args:
         rows: How many.
@@ -134,7 +132,7 @@ def measure_size(rows):
     """
     write_data(rows, Path("data.csv"))
     costs = []
-    commands = {step: [sys.executable, f"{step}.py", *options] for step, options in STEPS.items()}
+    commands = {step: [sys.executable, "-m", f"steps.{step}", *options] for step, options in STEPS.items()}
     for way, function in {"one process": train_alone, "Dask": train_with_dask}.items():
         code = f"from benchmarks import rows; rows.{function.__name__}('data.csv')"
         commands[f"XGBoost alone, {way}"] = [sys.executable, "-c", code]
@@ -154,19 +152,11 @@ def main(arguments=None):
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="how many rows, one number or more")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of the results")
     options = parser.parse_args(arguments)
-    out, home, start, costs = options.out.resolve(), Path.cwd(), time.monotonic(), []
-    for name in FOREIGN_VARIABLES:
-        os.environ.pop(name, None)
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    out, start, costs = options.out.resolve(), time.monotonic(), []
     for rows in options.sizes:
-        with tempfile.TemporaryDirectory() as scratch:
-            copy_project(Path(scratch))
-            os.chdir(scratch)
-            try:
-                costs += measure_size(rows)
-                results = {**surroundings(), "seconds": time.monotonic() - start, "trials": TRIALS, "costs": costs}
-            finally:
-                os.chdir(home)  # out of the folder that is removed
+        with scratch_project():
+            costs += measure_size(rows)
+            results = {**surroundings(), "seconds": time.monotonic() - start, "trials": TRIALS, "costs": costs}
     out.mkdir(parents=True, exist_ok=True)
     (out / "rows.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"{results['seconds']:.0f} s  wrote rows.json into {out}")

@@ -6,8 +6,8 @@ import shlex
 
 import mlflow
 import pytest
-from conftest import ROOT
 from sklearn.datasets import load_breast_cancer
+from support import ROOT
 
 import servers
 import utils

@@ -16,9 +16,9 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
-from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import ROOT
 
 from notebook_tools.extract import HIDE, ExtractError, check_pair, main, read_notebook, unhide
 

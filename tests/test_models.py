@@ -14,7 +14,7 @@ import psutil
 import pytest
 import requests
 import xgboost as xgb
-from conftest import ROOT
+from support import ROOT
 
 import config
 import utils

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from conftest import ROOT
+from support import ROOT
 
 from notebook_tools import readme
 from notebook_tools.extract import read_notebook

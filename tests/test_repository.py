@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import ROOT
+from support import ROOT
 
 from notebook_tools.extract import find_settings
 

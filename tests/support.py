@@ -1,0 +1,169 @@
+"""What several test files share: scratch copies of the project, programs that run in them, and servers."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import mlflow
+import psutil
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+import config
+import servers
+from notebook_tools.run import copy_project
+
+ROOT = config.PROJECT_DIR
+
+
+class Project:
+    """A copy of the project in a folder of its own, with a store of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        copy_project(folder)
+
+    def copy(self, folder):
+        """Another copy, which goes on from the same store; what the runs so far have logged stays where it is."""
+        project = Project(folder)
+        shutil.copy(self.folder / "mlflow.db", folder)
+        return project
+
+    @property
+    def environment(self):
+        """The variables of a shell in which the tests' environment is active and nothing is set for MLflow."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        return env | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]]), "OMP_NUM_THREADS": "1"}
+
+    def run(self, *command, cwd=None, **variables):
+        """Run a command in the project, as from a shell with the environment active."""
+        env = self.environment | variables
+        return subprocess.run(command, cwd=cwd or self.folder, env=env, capture_output=True, text=True, timeout=1200)
+
+    def step(self, name, *options, **variables):
+        """Run the script of a step without `mlflow run`."""
+        return self.run("python", "-m", f"steps.{name}", *map(str, options), **variables)
+
+    def mlflow_run(self, entry_point, *options, **parameters):
+        """Run `mlflow run . -e entry_point --env-manager local`; `test_size=0.5` becomes `-P test-size=0.5`."""
+        words = [f"-P{name.replace('_', '-')}={value}" for name, value in parameters.items()]
+        return self.run("mlflow", "run", ".", "-e", entry_point, "--env-manager", "local", *words, *options)
+
+    def start(self, *command, **variables):
+        """Start a program without waiting for it, in a session of its own; `said()` is what it wrote to stderr."""
+        # whatever a shell has put into the background ignores Ctrl-C, and so would the programs that it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the process has ended)
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            cwd=self.folder,
+            env=self.environment | variables,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            start_new_session=True,
+        )
+        process.said = lambda: output.seek(0) or output.read()
+        return process
+
+    @property
+    def uri(self):
+        """The address of its store."""
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    @property
+    def client(self):
+        return mlflow.MlflowClient(self.uri)
+
+    def runs(self, filter_string="", status="FINISHED"):
+        """All runs of the store with this status (None: with any), the newest first."""
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        parts = [filter_string, f"attributes.status = '{status}'" if status else ""]
+        return self.client.search_runs(
+            experiments, " and ".join(filter(None, parts)), order_by=["attributes.start_time DESC"]
+        )
+
+    def newest(self, step, status="FINISHED"):
+        """The newest run of a step."""
+        return self.runs(f"tags.step = '{step}'", status)[0]
+
+    def model_folder(self, name, version):
+        """Where the files of a registered version are."""
+        model_id = self.client.get_model_version(name, str(version)).source.rpartition("/")[2]
+        return Path(local_file_uri_to_path(self.client.get_logged_model(model_id).artifact_location))
+
+    def registry(self):
+        """What is registered: a dict from model name to its version numbers and aliases."""
+        return {
+            model.name: (
+                sorted(int(v.version) for v in self.client.search_model_versions(f"name = '{model.name}'")),
+                {alias: int(version) for alias, version in model.aliases.items()},
+            )
+            for model in self.client.search_registered_models()
+        }
+
+
+def succeed(result):
+    """Check that a program has succeeded, and give what it wrote to stderr."""
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def only_line(said):
+    """The one line that a failing step says, among what all steps, MLflow and progress bars say."""
+    assert "Traceback" not in said
+    usual = ("INFO: ", "WARNING: ", "Successfully registered", "Registered model", "Created version", "Aborted!")
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith(usual)]
+    # `mlflow run` writes "2026/11/25 18:53:00 INFO mlflow.projects: …"
+    lines = [line for line in lines if " mlflow." not in line[:40] and "%|" not in line]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
+def refusal(result):
+    """The one line of a step that ends with exit code 1."""
+    assert result.returncode == 1, result.stderr
+    return only_line(result.stderr)
+
+
+def survivors(process):
+    """The processes that a program of `Project.start` has started and that run on after its end."""
+    found = []
+    for other in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getsid(other.pid) == process.pid and other.status() != psutil.STATUS_ZOMBIE:
+                found.append(other)
+    return found
+
+
+def wait_until(condition, seconds=120):
+    """Wait until a function gives something true, and give that."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return result
+
+
+@contextlib.contextmanager
+def tracking_server(store, folder):
+    """An MLflow tracking server that keeps runs in a database and files in a folder; yields its address."""
+    address = f"http://127.0.0.1:{servers.free_port()}"
+    command = ["mlflow", "server", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--workers", "1"]
+    command += ["--backend-store-uri", store, "--artifacts-destination", str(folder)]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    with servers.server(command, f"{address}/health", PATH=path, MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false"):
+        yield address
+
+
+def v2_request(frame):
+    """The body of a request to MLServer in the V2 protocol, for a frame of numbers."""
+    inputs = [
+        {"name": name, "shape": [len(frame), 1], "datatype": "FP64", "data": column.tolist()}
+        for name, column in frame.items()
+    ]
+    return {"parameters": {"content_type": "pd"}, "inputs": inputs}
