@@ -396,9 +396,8 @@ def _labels(path, column, encoding):
     counts = labels.value_counts()
     shown = [f"{_tidy(str(label))[:30]} ({count})" for label, count in counts.head(5).items()]
     shown = ", ".join(shown) + ", …" * (len(counts) > 5)
-    if encoding and set(counts.index) != set(classes):
-        known = f"the model knows {classes}. Give rows of both"
-        raise StepError(f"{path}: `{column.name}` holds {shown or 'no value'}; {known}.")
+    if encoding and not (len(counts) and counts.index.isin(classes).all()):
+        raise StepError(f"{path}: `{column.name}` holds {shown or 'no value'}; the model knows {classes}.")
     if not encoding and len(counts) != 2:
         reason = f"`{column.name}` needs two classes, but has {len(counts)}{': ' * bool(shown)}{shown}"
         raise StepError(f"{path}: {reason}. Keep the rows of two, or make two of them.")

@@ -653,6 +653,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 import config
 import data_files
 import utils
+from utils import StepError
 
 eval_dataset, training_run_id = None, None
 # hide eval_dataset, training_run_id = utils.arguments("data-evaluation", "eval-dataset", "training-run-id")
@@ -671,7 +672,9 @@ encoding = utils.model_encoding(model_uri)
 
 # %% tags=["data_evaluation"]
 if eval_dataset:
-    frame, _ = data_files.read_table(eval_dataset, encoding=encoding)
+    frame, target = data_files.read_table(eval_dataset, encoding=encoding)
+    if frame[target].nunique() < 2:
+        raise StepError(f"{eval_dataset}: has one class only. Give rows of both classes.")
     seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
 else:
     frame, seen = utils.load_dataset(data_run, "test"), 0
@@ -1227,8 +1230,8 @@ print(json.dumps(utils.as_request(rows.iloc[:2, :2]), indent=1))
 # %% tags=["model_serving"]
 port = port or servers.free_port()
 url = f"http://127.0.0.1:{port}"
-options = f"--env-manager local --host 127.0.0.1 --port {port}"
-command = ["mlflow", "models", "serve", "-m", model_uri, *options.split()]
+command = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port} -m".split()
+command.append(model_uri)
 
 utils.set_experiment()
 tags = {

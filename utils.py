@@ -398,7 +398,7 @@ def load_dataset(run, name):
     logged = next(data.dataset for data in run.inputs.dataset_inputs if data.dataset.name == name)
     columns = json.loads(logged.schema)["mlflow_colspec"]
     words = {column["name"]: "str" for column in columns if column["type"] == "string"}
-    frame = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""], float_precision="round_trip")
+    frame = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""])
     logger.info(f"{name}: {len(frame)} rows, {frame.shape[1] - 1} features, digest {logged.digest}")
     return frame
 

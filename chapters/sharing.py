@@ -34,6 +34,7 @@ sys.path.insert(0, os.getcwd())
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
 # %%
+import secrets
 import shutil
 import sqlite3
 import subprocess
@@ -181,15 +182,15 @@ with tracking_server(move(new, "newer")):
 # travel with each request.
 
 # %%
-secrets = {
-    "MLFLOW_FLASK_SERVER_SECRET_KEY": "any long random text",
-    "MLFLOW_AUTH_ADMIN_PASSWORD": "a-long-password",
+server_secrets = {
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(),
+    "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.token_hex(),
 }
-with tracking_server(new.with_name("newer"), "--app-name", "basic-auth", **secrets):
+with tracking_server(new.with_name("newer"), "--app-name", "basic-auth", **server_secrets):
     search = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
     print("without a password:", requests.get(search, timeout=60).status_code)
     os.environ["MLFLOW_TRACKING_USERNAME"] = "admin"
-    os.environ["MLFLOW_TRACKING_PASSWORD"] = secrets["MLFLOW_AUTH_ADMIN_PASSWORD"]
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = server_secrets["MLFLOW_AUTH_ADMIN_PASSWORD"]
     print("with one:", mlflow.get_experiment_by_name("Moving").name)
 del os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
 

@@ -31,7 +31,7 @@ VARYING = [
     (r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),  # runs and models
     (r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?", "<time>"),
     (r"(127\.0\.0\.1|localhost):\d{5}\b", r"\1:<port>"),
-    (r"/tmp/tmp\w+", "/path/to/scratch"),
+    (re.escape(tempfile.gettempdir()) + r"\Wtmp\w+", "/path/to/scratch"),
     (r" at 0x[0-9a-f]+", ""),
     (r" of \S+: (?=.* training rows)", ": "),  # who ran it
     (r"\b\d+\.\d ms\b", "<n> ms"),

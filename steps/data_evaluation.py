@@ -9,6 +9,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 import config
 import data_files
 import utils
+from utils import StepError
 
 eval_dataset, training_run_id = None, None
 eval_dataset, training_run_id = utils.arguments("data-evaluation", "eval-dataset", "training-run-id")
@@ -20,7 +21,9 @@ model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 encoding = utils.model_encoding(model_uri)
 
 if eval_dataset:
-    frame, _ = data_files.read_table(eval_dataset, encoding=encoding)
+    frame, target = data_files.read_table(eval_dataset, encoding=encoding)
+    if frame[target].nunique() < 2:
+        raise StepError(f"{eval_dataset}: has one class only. Give rows of both classes.")
     seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
 else:
     frame, seen = utils.load_dataset(data_run, "test"), 0

@@ -36,8 +36,8 @@ rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
 
 port = port or servers.free_port()
 url = f"http://127.0.0.1:{port}"
-options = f"--env-manager local --host 127.0.0.1 --port {port}"
-command = ["mlflow", "models", "serve", "-m", model_uri, *options.split()]
+command = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port} -m".split()
+command.append(model_uri)
 
 utils.set_experiment()
 tags = {

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import requests
 import xgboost as xgb
-from support import ROOT
+from support import ROOT, v2_request
 
 import config
 import utils
@@ -89,16 +89,6 @@ def ask(url, frame):
     response = requests.post(f"{url}/invocations", json=utils.as_request(frame), timeout=60)
     assert response.status_code == 200, response.text
     return np.array(response.json()["predictions"])
-
-
-def v2_request(frame):
-    return {
-        "parameters": {"content_type": "pd"},
-        "inputs": [
-            {"name": name, "shape": [len(frame), 1], "datatype": "FP64", "data": column.tolist()}
-            for name, column in frame.items()
-        ],
-    }
 
 
 def test_parity(models, uris, servers):
