@@ -141,7 +141,7 @@ REMEDIES = {
         "The database is damaged or was never completed. Put back a copy of it, or move it away: a new one is made."
     ),
     r"database is locked": "Another program keeps the store busy: run the step again when that has ended.",
-    r"No module named": "Install the driver of this database: pip install the package of that name.",
+    r"No module named": "Install the driver of this database, such as mysqlclient or psycopg2-binary.",
     r"Connection|timed out|timeout expired|Max retries|could not translate host|API request to endpoint": (
         "Start the server, or correct its address."
     ),
@@ -205,7 +205,7 @@ def check_store():
             sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 5}).connect().close()
         mlflow.search_experiments(max_results=1)
     except (MlflowException, OSError, ImportError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
-        if database:  # what was begun is of no use
+        if database and "full" in str(error):  # what was begun is of no use
             database.unlink(missing_ok=True)
         raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
 

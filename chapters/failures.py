@@ -31,7 +31,7 @@
 # | Two pipelines run in one store | Each trains on its own data and search. |
 # | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
 # | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
-# | `mlflow.db` is damaged | *Put back a copy of it, or begin a new one: mv mlflow.db mlflow.db.broken* |
+# | `mlflow.db` is damaged | *Put back a copy of it, or move it away: a new one is made.* |
 # | `mlflow.db` is of another MLflow | One line, with `mlflow db upgrade …` where that helps. |
 # | There is an old file store in `mlruns/` | One line, with `mlflow migrate-filestore …`. |
 # | The experiment was deleted | *Restore it: mlflow experiments restore …* |
@@ -41,9 +41,13 @@
 # | An evaluation file holds training rows | They are counted; with more than half the gate stays shut. |
 # | An ID of a run is wrong | One line says why: missing, unfinished, of another step, of other data. |
 # | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
-# | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also gzipped. |
-# | It has decimal commas, text, infinity | *data.csv: line 2, column `mean radius`: '17,99' is not a number …* |
+# | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also compressed; and Parquet is. |
+# | It is an Excel file, a database, … | *this is an Excel file: save the table as CSV or Parquet.* |
+# | It has words, dates, true and false | They are used: words get codes, which the model keeps. |
+# | It has numbers like `17,99` or infinity | *line 2, column `mean radius`: '17,99' …*, all such columns at once. |
+# | Its header has a name too few | Refused: pandas would shift all columns. |
 # | It has one class only, or lacks a column | Refused with the reason; the champion stays the champion. |
+# | A column alone tells the classes apart | A warning: it may be known only after them. |
 # | It has fewer than 30 examples | They are evaluated, and the gate stays shut: the champion stays too. |
 # | A request has an infinite or huge number | The custom model answers 400 and names the column. |
 # | A cell has a syntax error | *modeling.py: cell 12, line 3: invalid syntax*; no script is written. |
