@@ -523,7 +523,7 @@ WRONG_INPUT = {
     "unknown parameter": ("hyperparameters_tuning", {"trials": 3}, None, "--trials 3: no such parameter"),
     "no such run": ("model_training", {"data-run-id": "nosuchrun"}, None, "Run nosuchrun: "),
     "port": ("model_serving", {"port": 99999}, None, "port is 99999"),
-    "no such file": ("data_evaluation", {"eval-dataset": "nowhere.csv"}, None, "nowhere.csv: no such file"),
+    "no such file": ("data_evaluation", {"eval-dataset": "nowhere.csv"}, None, "nowhere.csv: cannot be read: No such file"),
     "column missing": ("data_evaluation", {"eval-dataset": "data.csv"}, OTHER.drop(columns="mean area"), "mean area"),
     "text in numbers": ("data_evaluation", {"eval-dataset": "data.csv"}, OTHER.replace({"mean area": {1001.0: "big"}}), "big"),
     "one class": ("data_evaluation", {"eval-dataset": "data.csv"}, OTHER.assign(target=1), "data.csv: has one class only"),
