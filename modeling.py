@@ -1237,7 +1237,7 @@ utils.set_experiment()
 tags = {
     "step": "model_serving",
     "data_run_id": data_run.info.run_id,
-    "data": data_run.data.tags.get("data"),
+    "data": data_run.data.tags.get("data", ""),
 }
 with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(rows)})
