@@ -1275,7 +1275,8 @@ logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {differen
 # Often no server is needed. One command reads a CSV file and writes the answers:
 #
 # ```bash
-# mlflow models predict -m models:/CancerModel@champion -i in.csv -t csv -o out.json --env-manager local
+# mlflow models predict -m models:/CancerModel@champion -i in.csv -t csv -o out.json \
+#     --env-manager local
 # ```
 
 # %%
@@ -1523,7 +1524,8 @@ print("like predict_proba:", np.allclose(response.json()["predictions"], expecte
 #
 # ```bash
 # docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject
-# docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject hyperparameters-tuning -P n-trials=20
+# docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject \
+#     hyperparameters-tuning -P n-trials=20
 # docker compose -f docker/mlserve/docker-compose.yml up --build
 # ```
 #

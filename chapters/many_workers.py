@@ -104,7 +104,8 @@ print("all different:", not made.filter(like="params_").duplicated().any())
 #
 # ```bash
 # export MLFLOW_TRACKING_URI=http://127.0.0.1:5000
-# mlflow run . -e hyperparameters-tuning -P n-trials=40 -P storage=postgresql://optuna@127.0.0.1/optuna
+# mlflow run . -e hyperparameters-tuning -P n-trials=40 \
+#     -P storage=postgresql://optuna@127.0.0.1/optuna
 # ```
 #
 # A worker that is killed loses nothing: in the database each trial has a heartbeat, and when that stops, another worker

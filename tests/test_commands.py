@@ -17,7 +17,7 @@ SHOWN = {
     line.strip()
     for page in readme.pages().values()
     for block in re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
+    for line in re.sub(r"\\\n\s*", "", block).splitlines()
     if line.strip() and not line.startswith("#")
 }
 

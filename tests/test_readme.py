@@ -52,7 +52,7 @@ def test_page_for_everybody(page):
     assert not re.search(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", text)
     for word in ["/tmp/", "%|", "\x1b", "Traceback", "Warning:", "# hide \n"]:
         assert word not in text
-    blocks = re.findall(r"^```(?:python|text)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(?:python|text|bash)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert [line for block in blocks for line in block.splitlines() if len(line) > readme.WIDTH] == []
     assert all(len(alt) > 10 for alt in re.findall(r"!\[([^]]*)\]", text))
 

@@ -186,7 +186,7 @@ def test_other_data_or_ranges_are_refused(project):
     text = script.read_text()
     script.write_text(text.replace('"max_depth": [2, 8]', '"max_depth": [2, 12]'))
     line = refusal(project.step("hyperparameters_tuning", *options))
-    assert line.startswith(f"The study {name} is about ")
+    assert line.startswith(f"Study {name} is about ")
     assert "[2, 12]" in line
     assert line.endswith("give another study-name.")
     script.write_text(text)
@@ -194,7 +194,7 @@ def test_other_data_or_ranges_are_refused(project):
 
     succeed(project.step("data_preprocessing", "--test-size", 0.2))
     line = refusal(project.step("hyperparameters_tuning", *options))
-    assert line.startswith(f"The study {name} is about ")
+    assert line.startswith(f"Study {name} is about ")
     assert line.endswith("give another study-name.")
     assert len(complete(project.journal)) == 2
     succeed(project.step("hyperparameters_tuning", "--n-trials", 1, "--storage", project.journal))
@@ -305,7 +305,8 @@ def test_workers_on_a_database(database, tmp_path):
         wait_until(lambda: victim.poll() is not None or len(complete(storage)) >= 2)
         assert victim.poll() is None, victim.said()
         victim.send_signal(signal.SIGSTOP)  # so that we know which trial it is in
-        while not study(storage).get_trials(states=[TrialState.RUNNING]):  # it was between two
+        while not [trial for trial in study(storage).get_trials(states=[TrialState.RUNNING]) if trial.params]:
+            # it was between two, or had not begun to show its heartbeat
             victim.send_signal(signal.SIGCONT)
             time.sleep(0.1)
             victim.send_signal(signal.SIGSTOP)
