@@ -69,13 +69,13 @@ def test_sharing(after_chapters):
         "files left: []",
     ]:
         assert line in said
-    assert "mlflow-artifacts:/" in said
+    assert "mlflow-artifacts:models/" in said
 
 
 def test_failures(after_chapters):
     said = output_of(after_chapters, "failures")
     assert said.count("exit code 1: ") == 3
-    assert "no such file" in said
+    assert "No such file" in said
 
 
 def test_model_trained_on_a_cluster(after_chapters, monkeypatch):

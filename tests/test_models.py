@@ -191,10 +191,10 @@ def test_wrong_request(servers, models, name, model, wrong):
     """The caller's mistake is answered as such, and the next good request gets its answer."""
     url = servers[name, model]
     response = requests.post(f"{url}/invocations", timeout=60, **wrong_request(WRONG_REQUESTS[wrong], models))
-    # MLServer takes broken or empty JSON, and what is no request at all, for a fault of its own
+    # MLServer takes most mistakes of a caller for faults of its own
     assert response.status_code in ({400, 415, 422} if name == "mlflow" else {400, 422, 500})
     if response.status_code == 500:
-        assert wrong in {"broken JSON", "empty body", "wrong content type", "other JSON"}
+        assert wrong != "missing column"
     assert response.text.strip()
     if name == "mlserver":
         assert "Traceback" not in response.text
@@ -259,13 +259,13 @@ def test_model_serving_on_a_given_port(walkthrough, uris):
 def refused(result):
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    said = [line for line in result.stderr.splitlines() if " mlflow." not in line]
+    said = [line for line in result.stderr.splitlines() if " mlflow." not in line and not line.startswith("INFO: ")]
     assert len(said) == 1, result.stderr
     return said[0]
 
 
 def test_model_that_is_not_registered(walkthrough):
-    assert "models:/NoSuchModel/7: there is no such model" in refused(
+    assert "models:/NoSuchModel/7: no such model" in refused(
         walkthrough.mlflow_run("model-serving", model_uri="models:/NoSuchModel/7")
     )
     assert walkthrough.runs(status="RUNNING") == []
@@ -311,7 +311,7 @@ def test_interrupted_step_leaves_no_server():
     """Ctrl-C while the server runs: the step stops it."""
     code = (
         "import signal, sys, servers; signal.signal(signal.SIGTERM, signal.default_int_handler); command = [sys.executable, '-m', 'http.server', sys.argv[1], '--bind', '127.0.0.1']\n"
-        "with server(command, f'http://127.0.0.1:{sys.argv[1]}/'):\n"
+        "with servers.server(command, f'http://127.0.0.1:{sys.argv[1]}/'):\n"
         "    print('up', flush=True); import time; time.sleep(600)"
     )
     for ending in ["SIGINT", "SIGTERM"]:

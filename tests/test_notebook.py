@@ -101,7 +101,7 @@ def test_data_preparation(walkthrough):
         digests[logged.dataset.name] = logged.dataset.digest
     assert set(digests) == {"train", "test"}
     assert digests["train"] != digests["test"]
-    assert f"381 training rows with digest {digests['train']}, class 1 is 1" in run.data.tags["data"]
+    assert f"381 training rows, digest {digests['train']}, class 1 is 1" in run.data.tags["data"]
 
 
 def test_tuning(walkthrough):
