@@ -22,9 +22,9 @@ utils.check_store()
 try:
     model_info = mlflow.models.get_model_info(model_uri)
 except (MlflowException, OSError) as error:
-    reason = str(error).splitlines()[0]
+    reason = str(error).splitlines()[0].rstrip(".")
     raise StepError(
-        f"{model_uri}: no such model: {reason} Make one: mlflow run . -e main"
+        f"{model_uri}: no such model: {reason}. Make one: mlflow run . -e main"
     ) from None
 try:
     data_run = mlflow.get_run(mlflow.get_run(model_info.run_id).data.tags["data_run_id"])

@@ -11,12 +11,16 @@ import yaml
 from support import ROOT
 
 from notebook_tools.extract import find_settings
+from notebook_tools.run import chapters
 
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 ENTRY_POINTS = MLPROJECT["entry_points"]
 
 
-@pytest.mark.parametrize("command", [["check"], ["format", "--check"]])
+@pytest.mark.parametrize(
+    "command",
+    [["check"], ["format", "--check"], ["format", "--check", "--line-length=100", "modeling.py", *chapters()]],
+)
 def test_linter(command):
     result = subprocess.run(["ruff", *command], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
