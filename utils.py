@@ -16,6 +16,7 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import matplotlib
 import mlflow
 import numpy as np
 import optuna
@@ -506,6 +507,8 @@ def set_up():
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     # Its doubts about every two-valued target that it is shown.
     logging.getLogger("mlflow.models.evaluation.evaluators.classifier").setLevel(logging.ERROR)
+    # A column may be called "$", which in a plot would begin a formula.
+    matplotlib.rcParams["text.parse_math"] = False
     # Optuna says a line for each trial; there is a progress bar.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # "Experimental" things that exist since 2021, a hint on whole-number columns, and SHAP's seed.

@@ -3,6 +3,7 @@
 import signal
 import sys
 
+import matplotlib.pyplot as plt
 import mlflow
 import numpy as np
 import pandas as pd
@@ -167,3 +168,11 @@ def test_added_feature():
     assert added[1] == frame.loc[1, "mean symmetry"] / frame.loc[1, "mean texture"]
     assert np.isnan(added[0])
     assert utils.add_features(frame.drop(columns="mean texture")).equals(frame.drop(columns="mean texture"))
+
+
+def test_column_names_are_no_formulas(tmp_path):
+    """Matplotlib would refuse to draw these."""
+    figure, axis = plt.subplots()
+    axis.barh(["price in $", r"$\frac$", "$a$b$"], [1, 2, 3])
+    figure.savefig(tmp_path / "plot.png")
+    plt.close(figure)
