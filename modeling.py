@@ -25,7 +25,7 @@
 # ```
 #
 # The first `make` installs everything into `.venv` (about a minute) and runs this page from top to bottom (about five);
-# the second shows the results at http://127.0.0.1:5000. Nothing leaves your machine. Every line of this page was run:
+# the second shows the results at http://127.0.0.1:5000. Every line of this page was run:
 # it is made from the notebook [modeling.py](modeling.py).
 #
 # ```mermaid
@@ -1272,7 +1272,9 @@ logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {differen
 # %% [markdown]
 # ## Scoring a file
 #
-# Often no server is needed. One command reads a CSV file and writes the answers:
+# Often no server is needed. One command reads a CSV file, ready for the model, and writes the answers (a file as it
+# stands, with words and further columns, is for the entry point `batch-scoring`:
+# [After deployment](chapters/after_deployment.md)):
 #
 # ```bash
 # mlflow models predict -m models:/CancerModel@champion -i in.csv -t csv -o out.json \
@@ -1547,8 +1549,9 @@ print("like predict_proba:", np.allclose(response.json()["predictions"], expecte
 #   and what happens when a store is moved.
 #
 # Further chapters, each a notebook and a page of its own (`make chapters` runs them): [Many workers on one
-# study](chapters/many_workers.md), [Large data](chapters/large_data.md), [How fast it is](chapters/performance.md), and
-# [What happens when …](chapters/failures.md), with every error that we know and what to do.
+# study](chapters/many_workers.md), [After deployment](chapters/after_deployment.md), [Large
+# data](chapters/large_data.md), [How fast it is](chapters/performance.md), and [What happens when
+# …](chapters/failures.md), with every error that we know and what to do.
 #
 # ## How this page is made
 #
