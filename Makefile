@@ -31,7 +31,7 @@ mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion wi
 	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db} OMP_NUM_THREADS=1 \
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
-test: .venv/tests ## check and run everything (about half an hour)
+test: .venv/tests ## check and run everything (about twenty minutes)
 	pytest --numprocesses 2 --dist loadgroup
 
 test-fast: .venv/tests ## the tests that take no more than seconds

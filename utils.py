@@ -63,7 +63,8 @@ def arguments(entry_point, *names):
         StepError: A value cannot be read.
     """
     sys.excepthook = end_in_one_line
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     declared = yaml.safe_load((config.PROJECT_DIR / "MLproject").read_text())["entry_points"][entry_point]["parameters"]
     if set(declared) != set(names):
         raise ValueError(f"MLproject declares {sorted(declared)} for {entry_point}, the script takes {sorted(names)}")
@@ -89,6 +90,12 @@ def given_path(text):
     """Read a parameter of type `path`: for an empty one `mlflow run` makes an empty folder …/param_N."""
     path = Path(text)
     return "" if path.name.startswith("param_") and path.is_dir() and not any(path.iterdir()) else text
+
+
+def interrupt(number, frame):
+    """End by a KeyboardInterrupt: `mlflow run` sends SIGTERM after Ctrl-C, which must not disturb the tidying up."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def end_in_one_line(kind, error, trace):

@@ -55,4 +55,6 @@ with mlflow.start_run(run_name="Batch_Scoring", tags=tags):
     except OSError as error:
         raise StepError(f"{output}: cannot be written: {error.strerror or error}.") from None
     mlflow.log_artifact(output, "scores")
-logger.info(f"{input}: {len(scores)} rows scored by {model_uri}, {share:.1%} are {encoding['classes'][1]!r}")
+logger.info(
+    f"{input}: {len(scores)} rows scored by {model_uri}, {share:.1%} are {encoding['classes'][1]!r}"
+)
