@@ -429,6 +429,26 @@ def test_gate_stays_shut(evaluated, tmp_path, change, reason):
 
 
 @pytest.mark.slow
+def test_champion_is_judged_in_its_own_codes(empty_project):
+    """The newer model knows a word more, which comes first: in its codes the champion would take b for c."""
+    project = empty_project
+
+    def pipeline(words):
+        frame = pd.DataFrame({"word": words, "noise": np.random.default_rng(0).random(len(words))})
+        frame["target"] = np.where(frame.word == "c", "yes", "no")
+        frame.to_csv(project.folder / "words.csv", index=False)
+        succeed(project.step("data_preprocessing", "--dataset", "words.csv"))
+        succeed(project.step("hyperparameters_tuning", "--n-trials", 1))
+        succeed(project.step("model_training"))
+        return succeed(project.step("data_evaluation"))
+
+    assert "is the champion" in pipeline(["b", "c"] * 100)
+    pipeline(["b", "c"] * 100 + ["a"] * 8)
+    (beside,) = project.runs("attributes.run_name = 'Champion_Version_1'")
+    assert beside.data.metrics["accuracy_score"] > 0.9
+
+
+@pytest.mark.slow
 def test_rows_seen_in_training_open_no_gate(evaluated, tmp_path):
     """With most rows seen the gate stays shut; with few it opens, and their number is said."""
     project = evaluated.copy(tmp_path)
