@@ -239,7 +239,11 @@ def make_all(out):
 
     Args:
         out: The `pathlib.Path` of the folder that they go to.
+
+    Returns:
+        A set of the plots' paths.
     """
+    made = set()
     with tempfile.TemporaryDirectory() as scratch:
         folder, story = Path(scratch).resolve() / "project", Path(scratch, "after the story")
         folder.mkdir()
@@ -257,8 +261,10 @@ def make_all(out):
             (target.parent / "img").mkdir(parents=True, exist_ok=True)
             for name, content in plots.items():
                 (target.parent / name).write_bytes(content)
+                made.add(target.parent / name)
             target.write_text(text, encoding="utf-8", newline="\n")
             print(f"wrote {page}, {len(plots)} plots", flush=True)
+    return made
 
 
 def main(arguments=None):
@@ -285,9 +291,9 @@ def main(arguments=None):
             print(f"{line}. Run: make readme".encode("ascii", "backslashreplace").decode(), file=sys.stderr)
         return 1 if found else 0
     if not options.diff:
-        for old in config.PROJECT_DIR.glob("**/img/plot_*.png"):
+        made = make_all(config.PROJECT_DIR)
+        for old in {*config.PROJECT_DIR.glob("img/plot_*"), *config.PROJECT_DIR.glob("chapters/img/plot_*")} - made:
             old.unlink()
-        make_all(config.PROJECT_DIR)
         return 0
     with tempfile.TemporaryDirectory() as out:
         make_all(Path(out))
