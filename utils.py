@@ -241,17 +241,18 @@ def latest_run(step, run_id=None, order_by="attributes.end_time DESC", **tags):
     if run_id:
         run = named_run(run_id, tags)
     else:
+        chosen = experiments()
         runs = mlflow.search_runs(
-            experiments(),
+            chosen,
             " and ".join(["attributes.status = 'FINISHED'", *(f"tags.{name} = '{tags[name]}'" for name in tags)]),
-            search_all_experiments=experiments() is None,
+            search_all_experiments=chosen is None,
             order_by=[order_by],
             max_results=1,
             output_format="list",
         )
         if not runs:
             wanted = " and ".join(f"{name} {value}" for name, value in tags.items())
-            where = "" if experiments() is None else " in the experiment that you have chosen"
+            where = "" if chosen is None else " in the experiment that you have chosen"
             command = f"mlflow run . -e {step.replace('_', '-')} --env-manager local"
             raise StepError(f"There is no finished run with {wanted}{where}. First run: {command}")
         run = runs[0]
