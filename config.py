@@ -32,5 +32,7 @@ CHAMPION_METRIC = "accuracy_score"
 # In a database, how often a worker shows that its trial is alive, and when another one takes it over, in seconds.
 HEARTBEAT_SECONDS = 5
 LOST_AFTER_SECONDS = 15
+# How long an interrupted step may tidy up before it is interrupted again, in seconds.
+INTERRUPT_AGAIN_SECONDS = 15
 # How long a server may take to get ready, in seconds.
 SERVER_TIMEOUT = 180

@@ -95,6 +95,9 @@ def given_path(text):
 def interrupt(number, frame):
     """End by a KeyboardInterrupt: `mlflow run` sends SIGTERM after Ctrl-C, which must not disturb the tidying up."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # Python drops an exception that falls into a callback: raise it again
+        signal.signal(signal.SIGALRM, interrupt)
+        signal.alarm(config.INTERRUPT_AGAIN_SECONDS)
     raise KeyboardInterrupt
 
 

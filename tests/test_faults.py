@@ -293,6 +293,28 @@ def test_interrupted_pipeline(project, number):
     interrupt(project, project.start(*command), "pipeline", number, searching, group=number == signal.SIGINT)
 
 
+def test_interrupt_that_python_drops(tmp_path):
+    """One that falls into a destructor is lost, and the SIGTERM after it is ignored: it is raised again."""
+    code = """if True:
+        import os, signal, sys, time
+        import config, utils
+        config.INTERRUPT_AGAIN_SECONDS = 1
+        sys.argv = ["x"]
+        utils.arguments("flavour-comparison", "training-run-id")
+        class Lost:
+            def __del__(self):
+                os.kill(os.getpid(), signal.SIGINT)
+        del [Lost()][:]
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("goes on", flush=True)
+        time.sleep(30)
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=25)
+    assert result.stdout == "goes on\n"
+    assert result.returncode == -signal.SIGINT
+    assert result.stderr.splitlines()[-1].startswith("Interrupted.")
+
+
 # --- Servers
 
 
