@@ -135,7 +135,7 @@ pd.Series(mlflow.get_run(baseline_run.info.run_id).data.metrics, name="baseline"
 # folder where the code runs: `mlflow.db`, an SQLite database of runs, parameters, metrics and registered models; and
 # `mlruns/`, a folder for the files that belong to them. The UI reads both.
 
-# %%
+# %% tags=["remove-input"]
 import inspect
 import os
 import sys
@@ -156,6 +156,7 @@ def show(helper):
     print(inspect.getsource(helper).replace(f'    """{helper.__doc__}"""\n', ""))
 
 
+# %%
 store = mlflow.get_tracking_uri()
 print("MLflow", mlflow.__version__, store.replace(str(config.PROJECT_DIR), "(this folder)"))
 
@@ -163,9 +164,10 @@ print("MLflow", mlflow.__version__, store.replace(str(config.PROJECT_DIR), "(thi
 # ## Data preparation
 #
 # From here on, the cells that do the work carry a *tag*: the name of the step that they belong to. *MLflow Projects*
-# shows how they become scripts.
+# shows how they become scripts. Imports, checks of parameters and the drawing of plots are in the notebook, and left
+# out on this page.
 
-# %% tags=["data_preprocessing"]
+# %% tags=["data_preprocessing", "remove-input"]
 import json
 
 import mlflow
@@ -181,27 +183,22 @@ import utils
 # To work with data of your own, set `dataset` to the path of a CSV or Parquet file with a two-valued column `target`
 # (or name another one). Every later step then works on that data. `classes` holds the two values; the second one is
 # class 1, the one whose probability the model predicts: the last in order, unless `positive_class` names the other.
+#
+# We add one feature of our own, the ratio of mean symmetry to mean texture, and split. The split is *stratified*: both
+# sets have the same share of benign tumours. It is *seeded*: the same data always split the same way.
 
 # %% tags=["data_preprocessing"]
 test_size, dataset, target, positive_class = 0.33, None, None, None
 # hide test_size, dataset, target, positive_class = utils.arguments(
 # hide     "data-preprocessing", "test-size", "dataset", "target", "positive-class"
 # hide )
-
 # %% tags=["data_preprocessing"]
 if dataset:
     data, target = data_files.read_table(dataset, target)
 else:
     data, target = load_breast_cancer(as_frame=True).frame, "target"
 classes = data_files.two_classes(data[target], positive_class, test_size)
-
-# %% [markdown]
-# We add one feature of our own, the ratio of mean symmetry to mean texture, and split. The split is *stratified*: both
-# sets have the same share of benign tumours. It is *seeded*: the same data always split the same way.
-
-# %% tags=["data_preprocessing"]
 data = utils.add_features(data)
-# %% tags=["data_preprocessing"]
 train, test = train_test_split(
     data, test_size=test_size, stratify=data[target], random_state=config.SEED
 )
@@ -242,7 +239,7 @@ logger.info(f"{about}, class 0 is {classes[0]!r}, {len(test)} test rows")
 # the results where to look next; all trials together are a **study**. MLflow keeps each trial as a **nested run** of
 # the tuning run.
 
-# %% tags=["hyperparameters_tuning"]
+# %% tags=["hyperparameters_tuning", "remove-input"]
 import time
 
 import matplotlib.pyplot as plt
@@ -259,28 +256,26 @@ import data_files
 import utils
 from utils import StepError
 
+# %% [markdown]
+# A step finds the results of an earlier step in MLflow: the finished run with the step's tag that ended last, or the
+# one whose ID is given. Steps share no variables and no files, which is why each of them can also run alone, on another
+# day or another machine. Each says which run and which data it took.
+#
+# XGBoost wants numbers: `encode` gives the features, and the label as 0 or 1; the *encoding* says which word became
+# which number, and goes with the model from here on. A `DMatrix` is XGBoost's own form of data.
+
 # %% tags=["hyperparameters_tuning"]
 n_trials, data_run_id, storage, study_name = 30, None, None, None
 # hide n_trials, data_run_id, storage, study_name = utils.arguments(
 # hide     "hyperparameters-tuning", "n-trials", "data-run-id", "storage", "study-name"
 # hide )
+# %% tags=["hyperparameters_tuning", "remove-input"]
 if n_trials < 1:
     raise StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
-
-# %% [markdown]
-# A step finds the results of an earlier step in MLflow: the finished run with the step's tag that ended last, or the
-# one whose ID is given. Steps share no variables and no files, which is why each of them can also run alone, on another
-# day or another machine. Each says which run and which data it took.
 
 # %% tags=["hyperparameters_tuning"]
 data_run = utils.latest_run("data_preprocessing", data_run_id)
 train = utils.load_dataset(data_run, "train")
-
-# %% [markdown]
-# XGBoost wants numbers: `encode` gives the features, and the label as 0 or 1; the *encoding* says which word became
-# which number, and goes with the model from here on. A `DMatrix` is XGBoost's own form of data.
-
-# %% tags=["hyperparameters_tuning"]
 encoding = data_files.learn_encoding(train, data_run.data.tags)
 features, label = data_files.encode(train, encoding)
 dtrain = xgb.DMatrix(features, label=label)
@@ -309,20 +304,23 @@ ranges = {
 
 def objective(trial):
     params = {
+        "objective": "binary:logistic",
+        "nthread": utils.threads(train),
         "max_depth": trial.suggest_int("max_depth", *ranges["max_depth"]),
         "alpha": trial.suggest_float("alpha", *ranges["alpha"]),
         "learning_rate": trial.suggest_float("learning_rate", *ranges["learning_rate"], log=True),
     }
-    num_boost_round = trial.suggest_int("num_boost_round", *ranges["num_boost_round"])
+    rounds = trial.suggest_int("num_boost_round", *ranges["num_boost_round"])
+    scores = ["error", "auc", "logloss"]
     with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as trial_run:
         mlflow.log_params(trial.params)
         curves = xgb.cv(
-            {"objective": "binary:logistic", "nthread": utils.threads(train), **params},
+            params,
             dtrain,
-            num_boost_round,
+            rounds,
             nfold=config.N_FOLDS,
             stratified=True,
-            metrics=["error", "auc", "logloss"],
+            metrics=scores,
             seed=config.SEED,
         )
         last = curves.iloc[-1]
@@ -331,10 +329,8 @@ def objective(trial):
         now = int(time.time() * 1000)
         batch = [Metric("accuracy", trial.user_attrs["accuracy"], now, 0)]
         for name in ["auc", "logloss"]:
-            batch += [
-                Metric(name, value, now, step)
-                for step, value in enumerate(curves[f"test-{name}-mean"])
-            ]
+            values = enumerate(curves[f"test-{name}-mean"])
+            batch += [Metric(name, value, now, step) for step, value in values]
         mlflow.MlflowClient().log_batch(trial_run.info.run_id, batch)
     return last["test-logloss-mean"]
 
@@ -346,52 +342,40 @@ def objective(trial):
 # or from other ranges never mix.
 
 # %% tags=["hyperparameters_tuning"]
-train_data = utils.as_dataset(
-    train, f"runs:/{data_run.info.run_id}/datasets/train.csv", "train", encoding["target"]
-)
+train_uri = f"runs:/{data_run.info.run_id}/datasets/train.csv"
+train_data = utils.as_dataset(train, train_uri, "train", encoding["target"])
 study_name = study_name or f"tuning-{train_data.digest}"
+seed = None if storage else config.SEED
 study = optuna.create_study(
     direction="minimize",
-    sampler=optuna.samplers.TPESampler(
-        seed=None if storage else config.SEED, constant_liar=bool(storage)
-    ),
+    sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=bool(storage)),
     storage=utils.open_storage(storage) if storage else None,
     study_name=study_name,
     load_if_exists=True,
 )
-about = {
-    "data": train_data.digest,
-    "objective": f"log loss, {config.N_FOLDS} folds",
-    "ranges": ranges,
-}
+goal = f"log loss, {config.N_FOLDS} folds"
+about = {"data": train_data.digest, "objective": goal, "ranges": ranges}
 known = study.user_attrs.get("about", about)
 if known != about:
     raise StepError(f"Study {study_name} is about {known}, not {about}: give another study-name.")
 study.set_user_attr("about", about)
+finished = len(study.get_trials(states=[TrialState.COMPLETE]))
+enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
 
 # %% [markdown]
 # The search itself. Its run gets the best parameters with their metrics, two plots of the search, and *system metrics*:
 # what processor and memory were doing meanwhile, once a second.
 
 # %% tags=["hyperparameters_tuning"]
-mlflow.set_system_metrics_sampling_interval(1)
-finished = len(study.get_trials(states=[TrialState.COMPLETE]))
-enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
-
 utils.set_experiment()
-tags = {
-    "step": "hyperparameters_tuning",
-    "data_run_id": data_run.info.run_id,
-    "data": data_run.data.tags["data"],
-}
-if storage:
-    tags["study"] = study_name
+mlflow.set_system_metrics_sampling_interval(1)
+tags = {"step": "hyperparameters_tuning", "data_run_id": data_run.info.run_id}
+tags |= {"data": data_run.data.tags["data"], **({"study": study_name} if storage else {})}
 with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True, tags=tags) as run:
     mlflow.log_input(train_data, context="tuning")
     mlflow.log_dict(ranges, "ranges.json")
-    study.optimize(
-        objective, max(n_trials - finished, 0), callbacks=[enough], show_progress_bar=True
-    )
+    missing = max(n_trials - finished, 0)
+    study.optimize(objective, missing, callbacks=[enough], show_progress_bar=True)
     with plt.rc_context():  # Optuna's plots change the style of all later ones
         history = plot_optimization_history(study).figure
         mlflow.log_figure(history, "plots/optimization_history.png")
@@ -406,7 +390,7 @@ with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True
 chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
 logger.info(f"best of {len(study.trials)} trials: log loss {best.value:.4f} with {chosen}")
 
-# %%
+# %% tags=["remove-input"]
 plot = mlflow.artifacts.load_image(f"runs:/{run.info.run_id}/plots/param_importances.png")
 display(plot, metadata={"image/png": {"alt": "How much each parameter mattered to the log loss"}})
 
@@ -415,10 +399,8 @@ display(plot, metadata={"image/png": {"alt": "How much each parameter mattered t
 
 # %%
 baseline_loss = mlflow.get_run(baseline_run.info.run_id).data.metrics["logloss"]
-print(
-    f"log loss: {baseline_loss:.4f} with the defaults, {study.best_value:.4f} with the best trial"
-)
-study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value").head()
+print(f"log loss: defaults {baseline_loss:.4f}, best trial {study.best_value:.4f}")
+study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value").head(3)
 
 # %% [markdown]
 # The sampler draws its first ten trials at random and learns only from then on: a search of ten trials would be a
@@ -488,7 +470,7 @@ found[["tags.mlflow.runName", "metrics.logloss", "metrics.accuracy", "params.max
 # With the best parameters we train the final model, in the two forms that XGBoost offers: a `Booster`, its own, and
 # an `XGBClassifier`, which follows scikit-learn. Both are registered, so that we can compare later how they are used.
 
-# %% tags=["model_training"]
+# %% tags=["model_training", "remove-input"]
 import mlflow
 import xgboost as xgb
 from loguru import logger
@@ -499,9 +481,6 @@ import config
 import data_files
 import utils
 
-data_run_id, tuning_run_id = None, None
-# hide data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
-
 # %% [markdown]
 # The tuning run must be one on this very data, hence the tag `data_run_id` in the search. If several searches share a
 # study, the best of them counts. MLflow stores parameters as text, so each is turned back into a number by name. Of
@@ -509,20 +488,17 @@ data_run_id, tuning_run_id = None, None
 # trained again, and only the best one is.
 
 # %% tags=["model_training"]
+data_run_id, tuning_run_id = None, None
+# hide data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
 data_run = utils.latest_run("data_preprocessing", data_run_id)
-tuning_run = utils.latest_run(
-    "hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id
-)
-study_name = tuning_run.data.tags.get("study")
-if study_name and not tuning_run_id:
-    these = {"study": study_name, "data_run_id": data_run.info.run_id}
+these = {"data_run_id": data_run.info.run_id}
+tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **these)
+if "study" in tuning_run.data.tags and not tuning_run_id:
+    these["study"] = tuning_run.data.tags["study"]
     tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", **these)
 best = tuning_run.data.params
-params = {
-    "max_depth": int(best["max_depth"]),
-    "alpha": float(best["alpha"]),
-    "learning_rate": float(best["learning_rate"]),
-}
+params = {name: float(best[name]) for name in ["alpha", "learning_rate"]}
+params["max_depth"] = int(best["max_depth"])
 num_boost_round = int(best["num_boost_round"])
 
 # %% [markdown]
@@ -555,16 +531,17 @@ dvalid = xgb.DMatrix(valid_features, label=valid_label)
 
 # %% tags=["model_training"]
 requirements = utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas")
+with_each = {
+    "input_example": features.head(3),
+    "pip_requirements": requirements,
+    "metadata": encoding,
+    "tags": {f"class_{number}": str(name) for number, name in enumerate(encoding["classes"])},
+}
 
 utils.set_experiment()
-tags = {
-    "step": "model_training",
-    "data_run_id": data_run.info.run_id,
-    "tuning_run_id": tuning_run.info.run_id,
-}
-with mlflow.start_run(
-    run_name="Model_Training", tags={**tags, "data": data_run.data.tags["data"]}
-) as run:
+tags = {"step": "model_training", "data": data_run.data.tags["data"]}
+tags |= {"data_run_id": data_run.info.run_id, "tuning_run_id": tuning_run.info.run_id}
+with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
     mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
@@ -587,32 +564,25 @@ with mlflow.start_run(
         name="booster",
         registered_model_name=config.BOOSTER_MODEL,
         signature=infer_signature(features, booster.predict(dvalid)),
-        input_example=features.head(3),
-        pip_requirements=requirements,
-        metadata=encoding,
-        tags={f"class_{n}": str(name) for n, name in enumerate(encoding["classes"])},
+        **with_each,
     )
 
     # num_boost_round of xgb.train is n_estimators of XGBClassifier
-    classifier = xgb.XGBClassifier(
-        **params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train)
-    )
+    rounds = booster.num_boosted_rounds()
+    classifier = xgb.XGBClassifier(**params, n_estimators=rounds, n_jobs=utils.threads(train))
     classifier.fit(fit_features, fit_label)
     classifier_info = mlflow.xgboost.log_model(
         classifier,
         name="classifier",
         registered_model_name=config.CLASSIFIER_MODEL,
         signature=infer_signature(features, classifier.predict(valid_features)),
-        input_example=features.head(3),
-        pip_requirements=requirements,
-        metadata=encoding,
-        tags={f"class_{n}": str(name) for n, name in enumerate(encoding["classes"])},
+        **with_each,
     )
 
 logger.info(
     f"registered {config.BOOSTER_MODEL} version {booster_info.registered_model_version} and "
     f"{config.CLASSIFIER_MODEL} version {classifier_info.registered_model_version}: "
-    f"{booster.num_boosted_rounds()} of {num_boost_round} rounds"
+    f"{rounds} of {num_boost_round} rounds"
 )
 
 # %% [markdown]
@@ -643,7 +613,7 @@ print(yaml.safe_dump(mlmodel["flavors"]))
 # Training made a new version of `CancerModel`. Is it good enough to be used? The evaluation runs on the test set, or
 # on any other file with the same columns (set `eval_dataset`).
 
-# %% tags=["data_evaluation"]
+# %% tags=["data_evaluation", "remove-input"]
 import mlflow
 from loguru import logger
 from mlflow.exceptions import MlflowException
@@ -655,22 +625,19 @@ import data_files
 import utils
 from utils import StepError
 
-eval_dataset, training_run_id = None, None
-# hide eval_dataset, training_run_id = utils.arguments("data-evaluation", "eval-dataset", "training-run-id")
-
 # %% [markdown]
 # We ask for the version that the last training run registered, and for the data that this training run used: not
 # just for the last version and the last data, which may belong to something else. A file from somewhere else is read as
 # the model needs it. Rows that the model was trained on prove nothing, so they are counted.
 
 # %% tags=["data_evaluation"]
+eval_dataset, training_run_id = None, None
+# hide eval_dataset, training_run_id = utils.arguments("data-evaluation", "eval-dataset", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 encoding = utils.model_encoding(model_uri)
-
-# %% tags=["data_evaluation"]
 if eval_dataset:
     frame, target = data_files.read_table(eval_dataset, encoding=encoding)
     if frame[target].nunique() < 2:
@@ -699,29 +666,20 @@ champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
 champion_result, objections = None, []
 
 utils.set_experiment()
-tags = {
-    "step": "data_evaluation",
-    "training_run_id": training_run.info.run_id,
-    "model_version": str(version),
-}
+tags = {"step": "data_evaluation", "training_run_id": training_run.info.run_id}
+tags |= {"model_version": str(version), "eval_dataset": eval_dataset or "test set"}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
-with mlflow.start_run(
-    run_name="Data_Evaluation", tags={**tags, "eval_dataset": eval_dataset or "test set"}
-) as run:
-    empty = frame.columns[frame.isna().all()]
-    if len(empty):
-        logger.warning(
-            f"There will be no SHAP plots, because there is not one value of {', '.join(empty)}."
-        )
-    result = evaluate(model_uri, explain=not len(empty))
+with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
+    empty = ", ".join(frame.columns[frame.isna().all()])
+    if empty:
+        logger.warning(f"There will be no SHAP plots, because there is not one value of {empty}.")
+    result = evaluate(model_uri, explain=not empty)
     mlflow.log_metric("rows_seen_in_training", seen)
     if champion and champion != version:
         try:
             theirs = utils.model_encoding(champion_uri)
-            if (
-                set(theirs["columns"]) == set(encoding["columns"])
-                and theirs["classes"] == encoding["classes"]
-            ):
+            same_columns = set(theirs["columns"]) == set(encoding["columns"])
+            if same_columns and theirs["classes"] == encoding["classes"]:
                 with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
                     champion_result = evaluate(champion_uri, explain=False)
             else:
@@ -729,26 +687,18 @@ with mlflow.start_run(
                     f"The champion, version {champion}, has other columns or classes."
                 )
         except (MlflowException, OSError) as error:
-            objections.append(
-                f"The champion, version {champion}, cannot be loaded: {utils.in_one_line(error)}"
-            )
+            reason = utils.in_one_line(error)
+            objections.append(f"The champion, version {champion}, cannot be loaded: {reason}")
 
 logger.info(
     f"version {version} on {len(frame)} rows of {source}, class 1 is {encoding['classes'][1]!r}"
 )
 
 # %%
-shown = [
-    "accuracy_score",
-    "precision_score",
-    "recall_score",
-    "roc_auc",
-    "log_loss",
-    "example_count",
-]
+shown = ["accuracy_score", "precision_score", "recall_score", "roc_auc", "log_loss"]
 pd.Series(result.metrics, name="value")[shown].to_frame()
 
-# %%
+# %% tags=["remove-input"]
 import matplotlib.pyplot as plt
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
@@ -776,7 +726,7 @@ display(figure, metadata={"image/png": {"alt": "ROC curve and confusion matrix o
 # is often right by chance.
 
 # %%
-pd.Series(config.THRESHOLDS, name="at least").to_frame()
+config.THRESHOLDS
 
 # %% tags=["data_evaluation"]
 thresholds = {
@@ -801,11 +751,11 @@ if utils.champion_version() != champion:
 client = mlflow.MlflowClient()
 client.set_tag(run.info.run_id, "gate", "failed" if objections else "passed")
 if objections:
-    alias = f"'{config.CLASSIFIER_MODEL}', '{config.CHAMPION}', {version}"
-    by_hand = f"mlflow.MlflowClient().set_registered_model_alias({alias})"
     reasons = " ".join(" ".join(objections).split())
+    alias = f"'{config.CLASSIFIER_MODEL}', '{config.CHAMPION}', {version}"
     logger.warning(
-        f"Version {version} does not become the champion. {reasons} To decide otherwise: {by_hand}"
+        f"Version {version} does not become the champion. {reasons} To decide otherwise: "
+        f"mlflow.MlflowClient().set_registered_model_alias({alias})"
     )
 else:
     client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
@@ -830,12 +780,7 @@ mlflow.pyfunc.load_model(champion_uri).predict(features.head())
 simple = xgb.XGBClassifier(n_estimators=1, max_depth=1).fit(fit_features, fit_label)
 with mlflow.start_run(run_name="Too_Simple"):
     simple_info = mlflow.xgboost.log_model(
-        simple,
-        name="classifier",
-        registered_model_name=config.CLASSIFIER_MODEL,
-        signature=infer_signature(features, simple.predict(features)),
-        pip_requirements=requirements,
-        metadata=encoding,
+        simple, name="classifier", registered_model_name=config.CLASSIFIER_MODEL, **with_each
     )
     simple_version = simple_info.registered_model_version
     simple_result = evaluate(f"models:/{config.CLASSIFIER_MODEL}/{simple_version}", explain=False)
@@ -910,24 +855,15 @@ print(made[0], "the same lines:", made[1:] == script, sep="\n")
 #
 # ### The MLproject file
 #
-# Each entry point has parameters and a command. Two of them (the whole file is [MLproject](MLproject); its key
-# `description` is for `--help`, MLflow ignores it):
+# Each entry point has parameters and a command. Here are two of them, and a list of all (the whole file is
+# [MLproject](MLproject); its key `description` is for `--help`, MLflow ignores it):
 
 # %%
 project = yaml.safe_load(Path("MLproject").read_text())
 two = {name: project["entry_points"][name] for name in ["model-training", "data-evaluation"]}
 print(yaml.safe_dump({**project, "entry_points": two}, sort_keys=False, width=98))
-
-# %% [markdown]
-# These are all of them, with their parameters:
-
-# %%
-pd.DataFrame(
-    [
-        {"entry point": name, "parameters": ", ".join(entry["parameters"])}
-        for name, entry in project["entry_points"].items()
-    ]
-).set_index("entry point")
+entry_points = {name: ", ".join(e["parameters"]) for name, e in project["entry_points"].items()}
+pd.Series(entry_points, name="parameters").to_frame()
 
 # %% [markdown]
 # ### Running the entry points
@@ -952,7 +888,7 @@ pd.DataFrame(
 # pipeline, and each with the IDs of the runs that it builds on, so that two pipelines at a time do not mix. It too is
 # made of cells of this notebook, which here go on with the data and the number of trials from above:
 
-# %% tags=["pipeline"]
+# %% tags=["pipeline", "remove-input"]
 import mlflow
 from mlflow.exceptions import ExecutionException
 
@@ -967,39 +903,24 @@ from utils import StepError
 
 # %% tags=["pipeline", "remove-output"]
 def run_step(entry_point, **parameters):
-    given = {
-        name.replace("_", "-"): value for name, value in parameters.items() if value is not None
-    }
+    given = {name.replace("_", "-"): value for name, value in parameters.items() if value}
     experiment_id = mlflow.active_run().info.experiment_id
+    options = {"experiment_id": experiment_id, "env_manager": "local"}
     try:
-        step_run = mlflow.run(
-            str(config.PROJECT_DIR),
-            entry_point,
-            parameters=given,
-            experiment_id=experiment_id,
-            env_manager="local",
-        )
+        return mlflow.run(str(config.PROJECT_DIR), entry_point, parameters=given, **options).run_id
     except ExecutionException:
         raise StepError(f"The step {entry_point} failed, for the reason given above.") from None
-    return step_run.run_id
 
 
+own_data = {"dataset": dataset, "target": target, "positive_class": positive_class}
 utils.set_experiment()
 with mlflow.start_run(run_name="Pipeline", tags={"step": "pipeline"}) as run:
-    data_run_id = run_step(
-        "data-preprocessing",
-        test_size=test_size,
-        dataset=dataset,
-        target=target,
-        positive_class=positive_class,
-    )
+    data_run_id = run_step("data-preprocessing", test_size=test_size, **own_data)
     tuning_run_id = run_step("hyperparameters-tuning", n_trials=n_trials, data_run_id=data_run_id)
-    training_run_id = run_step(
-        "model-training", data_run_id=data_run_id, tuning_run_id=tuning_run_id
-    )
-    run_step("data-evaluation", training_run_id=training_run_id)
-    run_step("flavour-comparison", training_run_id=training_run_id)
-    run_step("model-customization", training_run_id=training_run_id)
+    builds_on = {"data_run_id": data_run_id, "tuning_run_id": tuning_run_id}
+    training_run_id = run_step("model-training", **builds_on)
+    for entry_point in ["data-evaluation", "flavour-comparison", "model-customization"]:
+        run_step(entry_point, training_run_id=training_run_id)
     # the version that this pipeline has trained, champion or not
     version = utils.registered_version(config.CLASSIFIER_MODEL, mlflow.get_run(training_run_id))
     run_step("model-serving", model_uri=f"models:/{config.CLASSIFIER_MODEL}/{version}")
@@ -1011,16 +932,12 @@ with mlflow.start_run(run_name="Pipeline", tags={"step": "pipeline"}) as run:
 # %% tags=["remove-output"]
 import shutil
 
-own_data = (
-    {"dataset": dataset, "target": target, "positive-class": positive_class} if dataset else {}
-)
-project_run = mlflow.run(
-    ".",
-    "main",
-    parameters={"n-trials": 3, **{name: value for name, value in own_data.items() if value}},
-    experiment_id=run.info.experiment_id,
-    env_manager="conda" if shutil.which("conda") else "uv",
-)
+manager = "conda" if shutil.which("conda") else "uv"
+few = {
+    "n-trials": 3,
+    **{name.replace("_", "-"): value for name, value in own_data.items() if value},
+}
+mlflow.run(".", "main", parameters=few, experiment_id=run.info.experiment_id, env_manager=manager)
 
 # %% [markdown]
 # Each pipeline made a new version of the model; the alias is at the last one that passed the gate:
@@ -1039,8 +956,8 @@ print("versions:", sorted(int(version.version) for version in versions), "aliase
 # One model, four ways to call it: each of the two registered models can be loaded as what it is (`mlflow.xgboost`), or
 # as a `python_function` (`mlflow.pyfunc`), which is called alike for every kind of model.
 
-# %% tags=["flavour_comparison"]
-import time
+# %% tags=["flavour_comparison", "remove-input"]
+import timeit
 
 import mlflow
 import pandas as pd
@@ -1050,10 +967,9 @@ import config
 import data_files
 import utils
 
+# %% tags=["flavour_comparison"]
 training_run_id = None
 # hide training_run_id = utils.arguments("flavour-comparison", "training-run-id")
-
-# %% tags=["flavour_comparison"]
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 booster_uri, classifier_uri = [
@@ -1096,12 +1012,11 @@ booster_pyfunc.predict(test.head()), classifier_pyfunc.predict(test.head().iloc[
 classifier_pyfunc.predict(test.head().iloc[:, 1:])
 
 # %% [markdown]
-# All four ways with the same wrong inputs (*refused* names the error), and what a call costs, in milliseconds. They
-# take turns, so that a busy moment of the machine hits all of them alike.
+# All four ways with the same wrong inputs (*refused* names the error), and what a call costs: the median of 51, in
+# milliseconds.
 
 
 # %% tags=["flavour_comparison"]
-xgb.set_config(nthread=1)  # for few rows, threads cost more than they bring
 models = {
     "Booster": booster,
     "XGBClassifier": classifier,
@@ -1128,41 +1043,32 @@ def outcome(model, frame):
         return f"refused: {type(error).__name__}"
 
 
-answers = pd.DataFrame(
-    {
-        name: {given: outcome(model, frame) for given, frame in inputs.items()}
-        for name, model in models.items()
-    }
-)
+def milliseconds(model, rows):
+    seconds = timeit.repeat(lambda: predict(model, test.head(rows)), number=1, repeat=51)
+    return 1000 * pd.Series(seconds).median()
 
-times = []
-for _ in range(51):
-    for name, model in models.items():
-        for count in [1, len(test)]:
-            start = time.perf_counter()
-            predict(model, test.head(count))
-            times.append(
-                {"flavour": name, "rows": count, "ms": 1000 * (time.perf_counter() - start)}
-            )
-times = pd.DataFrame(times[2 * len(models) :])  # the first call of each was the warm-up
-latency = times.pivot_table(
-    index="flavour", columns="rows", values="ms", aggfunc="median", sort=False
-)
+
+xgb.set_config(nthread=1)  # for few rows, threads cost more than they bring
+answers, latency = pd.DataFrame(), pd.DataFrame()
+for name, model in models.items():
+    for given, values in inputs.items():
+        answers.loc[given, name] = outcome(model, values)
+    for count in [1, len(test)]:
+        latency.loc[name, f"ms_{count}_rows"] = milliseconds(model, count)
+
+utils.set_experiment()
+tags = {"step": "flavour_comparison", "training_run_id": training_run.info.run_id}
+tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
+with mlflow.start_run(run_name="Flavour_Comparison", tags=tags) as run:
+    mlflow.log_table(answers.rename_axis("given").reset_index(), "answers.json")
+    for name, column in latency.items():
+        mlflow.log_metrics({f"{name}/{model}": value for model, value in column.items()})
 
 # %%
 answers
 
 # %% tags=["volatile"]
 latency.round(2)
-
-# %% tags=["flavour_comparison"]
-utils.set_experiment()
-tags = {"step": "flavour_comparison", "training_run_id": training_run.info.run_id}
-tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
-with mlflow.start_run(run_name="Flavour_Comparison", tags=tags) as run:
-    mlflow.log_table(answers.rename_axis("given").reset_index(), "answers.json")
-    for count, column in latency.items():
-        mlflow.log_metrics({f"ms_{count}_rows/{name}": value for name, value in column.items()})
 
 # %% [markdown]
 # What only XGBoost's own object can do, such as the importance of features, is reached through any `pyfunc` model with
@@ -1184,7 +1090,7 @@ pd.Series(inner.get_score(importance_type="gain"), name="gain").nlargest(3).to_f
 # The next cells do the same from Python: start the server as a process, wait until it is healthy, send it the test
 # set, compare its answers with those of the same model in this process, and stop it, whatever happens.
 
-# %% tags=["model_serving"]
+# %% tags=["model_serving", "remove-input"]
 import mlflow
 import numpy as np
 import requests
@@ -1197,13 +1103,12 @@ import servers
 import utils
 from utils import StepError
 
+# %% tags=["model_serving"]
 model_uri, port = "models:/CancerModel@champion", 0
 # hide model_uri, port = utils.arguments("model-serving", "model-uri", "port")
-
+# %% tags=["model_serving", "remove-input"]
 if not 0 <= port < 65536:
     raise StepError(f"port is {port}: give a number between 1 and 65535, or 0 for a free port.")
-
-# %% tags=["model_serving"]
 utils.check_store()
 try:
     model_info = mlflow.models.get_model_info(model_uri)
@@ -1217,8 +1122,13 @@ try:
 except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
     reason = "was not trained here, so there are no rows to try it with"
     raise StepError(f"{model_uri} {reason}: serve it with `mlflow models serve`.") from None
+
+# %% tags=["model_serving"]
 rows = utils.load_dataset(data_run, "test")
 rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
+port = port or servers.free_port()
+url = f"http://127.0.0.1:{port}"
+serve = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port} -m".split()
 
 # %% [markdown]
 # Rows are sent in the form `dataframe_split`: the names of the columns once, then the rows, here a thousand at most in
@@ -1227,22 +1137,20 @@ rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
 # %%
 print(json.dumps(utils.as_request(rows.iloc[:2, :2]), indent=1))
 
-# %% tags=["model_serving"]
-port = port or servers.free_port()
-url = f"http://127.0.0.1:{port}"
-command = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port} -m".split()
-command.append(model_uri)
+# %% [markdown]
+# The server is a process of its own, which this little helper starts, waits for, and stops:
 
+# %%
+show(servers.server)
+
+# %% tags=["model_serving"]
 utils.set_experiment()
-tags = {
-    "step": "model_serving",
-    "data_run_id": data_run.info.run_id,
-    "data": data_run.data.tags.get("data", ""),
-}
+tags = {"step": "model_serving", "data_run_id": data_run.info.run_id}
+tags |= {"data": data_run.data.tags.get("data", "")}
 with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(rows)})
     predictions = []
-    with servers.server(command, f"{url}/health"):
+    with servers.server([*serve, model_uri], f"{url}/health"):
         for start in range(0, len(rows), config.BATCH_ROWS):
             body = utils.as_request(rows.iloc[start : start + config.BATCH_ROWS])
             response = requests.post(f"{url}/invocations", json=body, timeout=60)
@@ -1284,16 +1192,12 @@ logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {differen
 # %%
 import tempfile
 
-folder = tempfile.TemporaryDirectory()
-rows.head(100).to_csv(Path(folder.name, "in.csv"), index=False)
-mlflow.models.predict(
-    model_uri,
-    input_path=Path(folder.name, "in.csv").as_posix(),
-    content_type="csv",
-    output_path=Path(folder.name, "out.json").as_posix(),
-    env_manager="local",
-)
-scored = json.loads(Path(folder.name, "out.json").read_text())["predictions"]
+with tempfile.TemporaryDirectory() as folder:
+    given, answers = Path(folder, "in.csv").as_posix(), Path(folder, "out.json").as_posix()
+    rows.head(100).to_csv(given, index=False)
+    options = {"content_type": "csv", "output_path": answers, "env_manager": "local"}
+    mlflow.models.predict(model_uri, input_path=given, **options)
+    scored = json.loads(Path(answers).read_text())["predictions"]
 print(len(scored), "answers, like those of the server:", scored == served[:100].tolist())
 
 # %% [markdown]
@@ -1319,9 +1223,13 @@ for command in [
     subprocess.run(command.split(), check=True)
 print(Path("docker/mlserve/model-settings.json").read_text())
 
+# %% [markdown]
+# The same rows go to MLflow's own address `/invocations`, and to that of the V2 protocol, which wants each column as
+# a tensor with a name, a shape and a type:
+
 # %%
 mlserver_ports = {
-    f"MLSERVER_{name}_PORT": str(servers.free_port()) for name in ["HTTP", "GRPC", "METRICS"]
+    f"MLSERVER_{n}_PORT": str(servers.free_port()) for n in ["HTTP", "GRPC", "METRICS"]
 }
 mlserver_url = f"http://127.0.0.1:{mlserver_ports['MLSERVER_HTTP_PORT']}"
 mlserver_program = f"docker/mlserve/.venv/{'Scripts' if os.name == 'nt' else 'bin'}/mlserver"
@@ -1337,23 +1245,18 @@ def mlserver(folder):
     )
 
 
-# %% [markdown]
-# The same rows go to MLflow's own address `/invocations`, and to that of the V2 protocol, which wants each column as
-# a tensor with a name, a shape and a type:
-
-# %%
+columns = rows.astype(object).where(rows.notna(), None).items()
 v2_request = {
     "parameters": {"content_type": "pd"},
     "inputs": [
         {"name": name, "shape": [len(rows), 1], "datatype": "FP64", "data": column.tolist()}
-        for name, column in rows.astype(object).where(rows.notna(), None).items()
+        for name, column in columns
     ],
 }
 with mlserver("docker/mlserve"):
     rest = requests.post(f"{mlserver_url}/invocations", json=utils.as_request(rows), timeout=60)
     infer_url = f"{mlserver_url}/v2/models/cancer-model/infer"
     v2 = requests.post(infer_url, json=v2_request, timeout=60)
-
 print("/invocations gives the same:", rest.json()["predictions"] == served.tolist())
 print("V2 gives the same:", v2.json()["outputs"][0]["data"] == served.tolist())
 
@@ -1389,11 +1292,7 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
     """Answers with the probabilities of both classes."""
 
     def load_context(self, context):
-        """Load the classifier when the server starts.
-
-        Args:
-            context: What MLflow stored with the model: its artifact "classifier" is a folder.
-        """
+        """Load the classifier, which MLflow has stored as an artifact, when the server starts."""
         self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
         self.words = (Model.load(context.artifacts["classifier"]).metadata or {}).get("words", {})
 
@@ -1409,35 +1308,27 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
             An array of shape (n, 2): the probabilities of class 0 and class 1.
 
         Raises:
-            MlflowException: There are no rows, or a value is infinite or too large; a server then
-                answers with status 400.
+            MlflowException: No rows, or an infinite or too large value: status 400 of a server.
         """
         if model_input.empty:
             raise MlflowException.invalid_parameter_value("There are no rows to predict.")
-        codes = {
-            name: {word: code for code, word in enumerate(words)}
-            for name, words in self.words.items()
-        }
-        model_input = model_input.assign(
-            **{name: model_input[name].map(codes[name]) for name in codes}
-        ).astype(float)
+        start, features = time.perf_counter(), model_input.copy()
+        for name, words in self.words.items():
+            features[name] = features[name].map({word: code for code, word in enumerate(words)})
+        features = features.astype(float)
         # XGBoost has numbers of single precision, and takes larger ones for infinite
-        infinite = model_input.columns[(model_input.abs() > np.finfo(np.float32).max).any()]
-        if len(infinite):
-            raise MlflowException.invalid_parameter_value(
-                f"Infinite or too large values in: {', '.join(infinite)}"
-            )
-        start = time.perf_counter()
-        probabilities = self.classifier.predict_proba(model_input)
-        logger.info(
-            "{} row(s) in {:.1f} ms", len(model_input), 1000 * (time.perf_counter() - start)
-        )
-        return probabilities
+        wrong = features.columns[(features.abs() > np.finfo(np.float32).max).any()]
+        if len(wrong):
+            reason = f"Infinite or too large values in: {', '.join(wrong)}"
+            raise MlflowException.invalid_parameter_value(reason)
+        answer = self.classifier.predict_proba(features)
+        logger.info("{} row(s) in {:.1f} ms", len(answer), 1000 * (time.perf_counter() - start))
+        return answer
 
 
 mlflow.models.set_model(CancerProbability())
 
-# %% tags=["model_customization"]
+# %% tags=["model_customization", "remove-input"]
 import mlflow
 from loguru import logger
 from mlflow.models import infer_signature
@@ -1446,10 +1337,9 @@ import config
 import data_files
 import utils
 
+# %% tags=["model_customization"]
 training_run_id = None
 # hide training_run_id = utils.arguments("model-customization", "training-run-id")
-
-# %% tags=["model_customization"]
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
@@ -1458,7 +1348,8 @@ encoding = utils.model_encoding(classifier_uri)
 train = utils.load_dataset(data_run, "train")
 features, _ = data_files.encode(train, encoding)
 probabilities = mlflow.xgboost.load_model(classifier_uri).predict_proba(features)
-example = train[encoding["columns"]].head(3)
+raw = train[encoding["columns"]]
+packages = ["mlflow", "xgboost", "scikit-learn", "pandas", "loguru"]
 
 utils.set_experiment()
 tags = {"step": "model_customization", "training_run_id": training_run.info.run_id}
@@ -1469,11 +1360,9 @@ with mlflow.start_run(run_name="Model_Customization", tags=tags) as run:
         python_model=str(config.PROJECT_DIR / "steps" / "custom_model.py"),
         artifacts={"classifier": classifier_uri},
         registered_model_name=config.CUSTOM_MODEL,
-        signature=infer_signature(train[encoding["columns"]], probabilities),
-        input_example=example,
-        pip_requirements=utils.pinned_requirements(
-            "mlflow", "xgboost", "scikit-learn", "pandas", "loguru"
-        ),
+        signature=infer_signature(raw, probabilities),
+        input_example=raw.head(3),
+        pip_requirements=utils.pinned_requirements(*packages),
         metadata={**encoding, "words": {}},  # it takes the words as they are
     )
 logger.info(f"registered {config.CUSTOM_MODEL} version {custom_info.registered_model_version}")
@@ -1484,14 +1373,12 @@ logger.info(f"registered {config.CUSTOM_MODEL} version {custom_info.registered_m
 
 # %%
 custom_uri = f"models:/{config.CUSTOM_MODEL}/{custom_info.registered_model_version}"
-raw_rows = utils.load_dataset(data_run, "test")[encoding["columns"]]
-expected = mlflow.xgboost.load_model(classifier_uri).predict_proba(
-    data_files.encode(raw_rows, encoding)[0]
-)
-command = f"mlflow models serve -m {custom_uri} --env-manager local --host 127.0.0.1 -p {port}"
-with servers.server(command.split(), f"{url}/health") as log:
-    response = requests.post(f"{url}/invocations", json=utils.as_request(raw_rows), timeout=60)
-    for wrong in [raw_rows.head(1).iloc[:, 1:], raw_rows.head(0)]:
+raw = utils.load_dataset(data_run, "test")[encoding["columns"]]
+classifier = mlflow.xgboost.load_model(classifier_uri)
+expected = classifier.predict_proba(data_files.encode(raw, encoding)[0])
+with servers.server([*serve, custom_uri], f"{url}/health") as log:
+    response = requests.post(f"{url}/invocations", json=utils.as_request(raw), timeout=60)
+    for wrong in [raw.head(1).iloc[:, 1:], raw.head(0)]:
         refusal = requests.post(f"{url}/invocations", json=utils.as_request(wrong), timeout=60)
         print(refusal.status_code, refusal.json()["message"].split("Error: ")[-1][:80])
     request_log = [line for line in log.read_text().splitlines() if "row(s)" in line]
@@ -1511,10 +1398,10 @@ with tempfile.TemporaryDirectory() as folder:
     shutil.copy("docker/mlserve/settings.json", folder)
     Path(folder, "model-settings.json").write_text(json.dumps(settings))
     with mlserver(folder):
-        response = requests.post(
-            f"{mlserver_url}/invocations", json=utils.as_request(raw_rows), timeout=60
+        answer = requests.post(
+            f"{mlserver_url}/invocations", json=utils.as_request(raw), timeout=60
         )
-print("like predict_proba:", np.allclose(response.json()["predictions"], expected, atol=1e-6))
+print("like predict_proba:", np.allclose(answer.json()["predictions"], expected, atol=1e-6))
 
 # %% [markdown]
 # ## Containers

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bs4 import BeautifulSoup
 from nbconvert import MarkdownExporter
-from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor, TagRemovePreprocessor
 
 import config
 from notebook_tools.extract import find_settings, read_notebook
@@ -115,13 +115,16 @@ class Page(Preprocessor):
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 tags = cell.metadata.get("tags", [])
+                cell.outputs = self.outputs(cell.outputs)
+                if "transient" in cell.metadata:  # its input is not shown
+                    cells += [cell] if cell.outputs else []
+                    continue
                 cell.metadata.script = next((tag for tag in tags if tag in SCRIPTS), None)
                 cell.metadata.begins = cell.metadata.script not in (None, last)
                 last = cell.metadata.script or last
                 cell.source = without_hidden(cell.source)
-                cell.outputs = [] if "remove-output" in tags else self.outputs(cell.outputs)
             before = cells[-1] if cells and cells[-1].cell_type == cell.cell_type == "code" else None
-            if before and not before.outputs and before.metadata.script == cell.metadata.script:
+            if before and not before.outputs and before.metadata.get("script") == cell.metadata.script:
                 cell.source = f"{before.source}\n\n{cell.source}"
                 tags = [*before.metadata.get("tags", []), *cell.metadata.get("tags", [])]
                 cell.metadata.tags = list(dict.fromkeys(tags))
@@ -174,10 +177,12 @@ def make_page(notebook, folder):
         The Markdown text, and a dict from the path of each plot, relative to the page, to its PNG bytes.
     """
     page = Page(folder)
+    # what other tools understand too
+    tags = TagRemovePreprocessor(remove_input_tags={"remove-input"}, remove_all_outputs_tags={"remove-output"})
     exporter = MarkdownExporter(
         extra_template_basedirs=[str(Path(__file__).parent)],
         template_name="readme_template",
-        preprocessors=[CoalesceStreamsPreprocessor(), page],
+        preprocessors=[tags, CoalesceStreamsPreprocessor(), page],
     )
     text, _ = exporter.from_notebook_node(notebook)
     # no more than one empty line in a row, except in code
@@ -206,6 +211,8 @@ def problems(notebook, text, folder):
     """
     found, position = [], 0
     for number, cell in enumerate(notebook.cells, start=1):
+        if "remove-input" in cell.metadata.get("tags", []):
+            continue
         block = without_hidden(cell.source) if cell.cell_type == "code" else cell.source
         place = text.find(block.strip("\n"), position)
         if place < 0:

@@ -14,11 +14,7 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
     """Answers with the probabilities of both classes."""
 
     def load_context(self, context):
-        """Load the classifier when the server starts.
-
-        Args:
-            context: What MLflow stored with the model: its artifact "classifier" is a folder.
-        """
+        """Load the classifier, which MLflow has stored as an artifact, when the server starts."""
         self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
         self.words = (Model.load(context.artifacts["classifier"]).metadata or {}).get("words", {})
 
@@ -34,30 +30,22 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
             An array of shape (n, 2): the probabilities of class 0 and class 1.
 
         Raises:
-            MlflowException: There are no rows, or a value is infinite or too large; a server then
-                answers with status 400.
+            MlflowException: No rows, or an infinite or too large value: status 400 of a server.
         """
         if model_input.empty:
             raise MlflowException.invalid_parameter_value("There are no rows to predict.")
-        codes = {
-            name: {word: code for code, word in enumerate(words)}
-            for name, words in self.words.items()
-        }
-        model_input = model_input.assign(
-            **{name: model_input[name].map(codes[name]) for name in codes}
-        ).astype(float)
+        start, features = time.perf_counter(), model_input.copy()
+        for name, words in self.words.items():
+            features[name] = features[name].map({word: code for code, word in enumerate(words)})
+        features = features.astype(float)
         # XGBoost has numbers of single precision, and takes larger ones for infinite
-        infinite = model_input.columns[(model_input.abs() > np.finfo(np.float32).max).any()]
-        if len(infinite):
-            raise MlflowException.invalid_parameter_value(
-                f"Infinite or too large values in: {', '.join(infinite)}"
-            )
-        start = time.perf_counter()
-        probabilities = self.classifier.predict_proba(model_input)
-        logger.info(
-            "{} row(s) in {:.1f} ms", len(model_input), 1000 * (time.perf_counter() - start)
-        )
-        return probabilities
+        wrong = features.columns[(features.abs() > np.finfo(np.float32).max).any()]
+        if len(wrong):
+            reason = f"Infinite or too large values in: {', '.join(wrong)}"
+            raise MlflowException.invalid_parameter_value(reason)
+        answer = self.classifier.predict_proba(features)
+        logger.info("{} row(s) in {:.1f} ms", len(answer), 1000 * (time.perf_counter() - start))
+        return answer
 
 
 mlflow.models.set_model(CancerProbability())

@@ -13,13 +13,11 @@ from utils import StepError
 
 eval_dataset, training_run_id = None, None
 eval_dataset, training_run_id = utils.arguments("data-evaluation", "eval-dataset", "training-run-id")
-
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 encoding = utils.model_encoding(model_uri)
-
 if eval_dataset:
     frame, target = data_files.read_table(eval_dataset, encoding=encoding)
     if frame[target].nunique() < 2:
@@ -42,29 +40,20 @@ champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
 champion_result, objections = None, []
 
 utils.set_experiment()
-tags = {
-    "step": "data_evaluation",
-    "training_run_id": training_run.info.run_id,
-    "model_version": str(version),
-}
+tags = {"step": "data_evaluation", "training_run_id": training_run.info.run_id}
+tags |= {"model_version": str(version), "eval_dataset": eval_dataset or "test set"}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
-with mlflow.start_run(
-    run_name="Data_Evaluation", tags={**tags, "eval_dataset": eval_dataset or "test set"}
-) as run:
-    empty = frame.columns[frame.isna().all()]
-    if len(empty):
-        logger.warning(
-            f"There will be no SHAP plots, because there is not one value of {', '.join(empty)}."
-        )
-    result = evaluate(model_uri, explain=not len(empty))
+with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
+    empty = ", ".join(frame.columns[frame.isna().all()])
+    if empty:
+        logger.warning(f"There will be no SHAP plots, because there is not one value of {empty}.")
+    result = evaluate(model_uri, explain=not empty)
     mlflow.log_metric("rows_seen_in_training", seen)
     if champion and champion != version:
         try:
             theirs = utils.model_encoding(champion_uri)
-            if (
-                set(theirs["columns"]) == set(encoding["columns"])
-                and theirs["classes"] == encoding["classes"]
-            ):
+            same_columns = set(theirs["columns"]) == set(encoding["columns"])
+            if same_columns and theirs["classes"] == encoding["classes"]:
                 with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
                     champion_result = evaluate(champion_uri, explain=False)
             else:
@@ -72,9 +61,8 @@ with mlflow.start_run(
                     f"The champion, version {champion}, has other columns or classes."
                 )
         except (MlflowException, OSError) as error:
-            objections.append(
-                f"The champion, version {champion}, cannot be loaded: {utils.in_one_line(error)}"
-            )
+            reason = utils.in_one_line(error)
+            objections.append(f"The champion, version {champion}, cannot be loaded: {reason}")
 
 logger.info(
     f"version {version} on {len(frame)} rows of {source}, class 1 is {encoding['classes'][1]!r}"
@@ -102,11 +90,11 @@ if utils.champion_version() != champion:
 client = mlflow.MlflowClient()
 client.set_tag(run.info.run_id, "gate", "failed" if objections else "passed")
 if objections:
-    alias = f"'{config.CLASSIFIER_MODEL}', '{config.CHAMPION}', {version}"
-    by_hand = f"mlflow.MlflowClient().set_registered_model_alias({alias})"
     reasons = " ".join(" ".join(objections).split())
+    alias = f"'{config.CLASSIFIER_MODEL}', '{config.CHAMPION}', {version}"
     logger.warning(
-        f"Version {version} does not become the champion. {reasons} To decide otherwise: {by_hand}"
+        f"Version {version} does not become the champion. {reasons} To decide otherwise: "
+        f"mlflow.MlflowClient().set_registered_model_alias({alias})"
     )
 else:
     client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)

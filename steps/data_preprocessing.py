@@ -21,9 +21,7 @@ if dataset:
 else:
     data, target = load_breast_cancer(as_frame=True).frame, "target"
 classes = data_files.two_classes(data[target], positive_class, test_size)
-
 data = utils.add_features(data)
-
 train, test = train_test_split(
     data, test_size=test_size, stratify=data[target], random_state=config.SEED
 )

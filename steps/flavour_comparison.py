@@ -1,6 +1,6 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
-import time
+import timeit
 
 import mlflow
 import pandas as pd
@@ -12,7 +12,6 @@ import utils
 
 training_run_id = None
 training_run_id = utils.arguments("flavour-comparison", "training-run-id")
-
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 booster_uri, classifier_uri = [
@@ -26,7 +25,6 @@ classifier = mlflow.xgboost.load_model(classifier_uri)
 booster_pyfunc = mlflow.pyfunc.load_model(booster_uri)
 classifier_pyfunc = mlflow.pyfunc.load_model(classifier_uri)
 
-xgb.set_config(nthread=1)  # for few rows, threads cost more than they bring
 models = {
     "Booster": booster,
     "XGBClassifier": classifier,
@@ -53,31 +51,23 @@ def outcome(model, frame):
         return f"refused: {type(error).__name__}"
 
 
-answers = pd.DataFrame(
-    {
-        name: {given: outcome(model, frame) for given, frame in inputs.items()}
-        for name, model in models.items()
-    }
-)
+def milliseconds(model, rows):
+    seconds = timeit.repeat(lambda: predict(model, test.head(rows)), number=1, repeat=51)
+    return 1000 * pd.Series(seconds).median()
 
-times = []
-for _ in range(51):
-    for name, model in models.items():
-        for count in [1, len(test)]:
-            start = time.perf_counter()
-            predict(model, test.head(count))
-            times.append(
-                {"flavour": name, "rows": count, "ms": 1000 * (time.perf_counter() - start)}
-            )
-times = pd.DataFrame(times[2 * len(models) :])  # the first call of each was the warm-up
-latency = times.pivot_table(
-    index="flavour", columns="rows", values="ms", aggfunc="median", sort=False
-)
+
+xgb.set_config(nthread=1)  # for few rows, threads cost more than they bring
+answers, latency = pd.DataFrame(), pd.DataFrame()
+for name, model in models.items():
+    for given, values in inputs.items():
+        answers.loc[given, name] = outcome(model, values)
+    for count in [1, len(test)]:
+        latency.loc[name, f"ms_{count}_rows"] = milliseconds(model, count)
 
 utils.set_experiment()
 tags = {"step": "flavour_comparison", "training_run_id": training_run.info.run_id}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
 with mlflow.start_run(run_name="Flavour_Comparison", tags=tags) as run:
     mlflow.log_table(answers.rename_axis("given").reset_index(), "answers.json")
-    for count, column in latency.items():
-        mlflow.log_metrics({f"ms_{count}_rows/{name}": value for name, value in column.items()})
+    for name, column in latency.items():
+        mlflow.log_metrics({f"{name}/{model}": value for model, value in column.items()})

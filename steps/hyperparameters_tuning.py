@@ -20,12 +20,12 @@ n_trials, data_run_id, storage, study_name = 30, None, None, None
 n_trials, data_run_id, storage, study_name = utils.arguments(
     "hyperparameters-tuning", "n-trials", "data-run-id", "storage", "study-name"
 )
+
 if n_trials < 1:
     raise StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
 
 data_run = utils.latest_run("data_preprocessing", data_run_id)
 train = utils.load_dataset(data_run, "train")
-
 encoding = data_files.learn_encoding(train, data_run.data.tags)
 features, label = data_files.encode(train, encoding)
 dtrain = xgb.DMatrix(features, label=label)
@@ -40,20 +40,23 @@ ranges = {
 
 def objective(trial):
     params = {
+        "objective": "binary:logistic",
+        "nthread": utils.threads(train),
         "max_depth": trial.suggest_int("max_depth", *ranges["max_depth"]),
         "alpha": trial.suggest_float("alpha", *ranges["alpha"]),
         "learning_rate": trial.suggest_float("learning_rate", *ranges["learning_rate"], log=True),
     }
-    num_boost_round = trial.suggest_int("num_boost_round", *ranges["num_boost_round"])
+    rounds = trial.suggest_int("num_boost_round", *ranges["num_boost_round"])
+    scores = ["error", "auc", "logloss"]
     with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as trial_run:
         mlflow.log_params(trial.params)
         curves = xgb.cv(
-            {"objective": "binary:logistic", "nthread": utils.threads(train), **params},
+            params,
             dtrain,
-            num_boost_round,
+            rounds,
             nfold=config.N_FOLDS,
             stratified=True,
-            metrics=["error", "auc", "logloss"],
+            metrics=scores,
             seed=config.SEED,
         )
         last = curves.iloc[-1]
@@ -62,55 +65,41 @@ def objective(trial):
         now = int(time.time() * 1000)
         batch = [Metric("accuracy", trial.user_attrs["accuracy"], now, 0)]
         for name in ["auc", "logloss"]:
-            batch += [
-                Metric(name, value, now, step)
-                for step, value in enumerate(curves[f"test-{name}-mean"])
-            ]
+            values = enumerate(curves[f"test-{name}-mean"])
+            batch += [Metric(name, value, now, step) for step, value in values]
         mlflow.MlflowClient().log_batch(trial_run.info.run_id, batch)
     return last["test-logloss-mean"]
 
 
-train_data = utils.as_dataset(
-    train, f"runs:/{data_run.info.run_id}/datasets/train.csv", "train", encoding["target"]
-)
+train_uri = f"runs:/{data_run.info.run_id}/datasets/train.csv"
+train_data = utils.as_dataset(train, train_uri, "train", encoding["target"])
 study_name = study_name or f"tuning-{train_data.digest}"
+seed = None if storage else config.SEED
 study = optuna.create_study(
     direction="minimize",
-    sampler=optuna.samplers.TPESampler(
-        seed=None if storage else config.SEED, constant_liar=bool(storage)
-    ),
+    sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=bool(storage)),
     storage=utils.open_storage(storage) if storage else None,
     study_name=study_name,
     load_if_exists=True,
 )
-about = {
-    "data": train_data.digest,
-    "objective": f"log loss, {config.N_FOLDS} folds",
-    "ranges": ranges,
-}
+goal = f"log loss, {config.N_FOLDS} folds"
+about = {"data": train_data.digest, "objective": goal, "ranges": ranges}
 known = study.user_attrs.get("about", about)
 if known != about:
     raise StepError(f"Study {study_name} is about {known}, not {about}: give another study-name.")
 study.set_user_attr("about", about)
-
-mlflow.set_system_metrics_sampling_interval(1)
 finished = len(study.get_trials(states=[TrialState.COMPLETE]))
 enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
 
 utils.set_experiment()
-tags = {
-    "step": "hyperparameters_tuning",
-    "data_run_id": data_run.info.run_id,
-    "data": data_run.data.tags["data"],
-}
-if storage:
-    tags["study"] = study_name
+mlflow.set_system_metrics_sampling_interval(1)
+tags = {"step": "hyperparameters_tuning", "data_run_id": data_run.info.run_id}
+tags |= {"data": data_run.data.tags["data"], **({"study": study_name} if storage else {})}
 with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True, tags=tags) as run:
     mlflow.log_input(train_data, context="tuning")
     mlflow.log_dict(ranges, "ranges.json")
-    study.optimize(
-        objective, max(n_trials - finished, 0), callbacks=[enough], show_progress_bar=True
-    )
+    missing = max(n_trials - finished, 0)
+    study.optimize(objective, missing, callbacks=[enough], show_progress_bar=True)
     with plt.rc_context():  # Optuna's plots change the style of all later ones
         history = plot_optimization_history(study).figure
         mlflow.log_figure(history, "plots/optimization_history.png")

@@ -17,7 +17,6 @@ model_uri, port = utils.arguments("model-serving", "model-uri", "port")
 
 if not 0 <= port < 65536:
     raise StepError(f"port is {port}: give a number between 1 and 65535, or 0 for a free port.")
-
 utils.check_store()
 try:
     model_info = mlflow.models.get_model_info(model_uri)
@@ -31,24 +30,20 @@ try:
 except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
     reason = "was not trained here, so there are no rows to try it with"
     raise StepError(f"{model_uri} {reason}: serve it with `mlflow models serve`.") from None
+
 rows = utils.load_dataset(data_run, "test")
 rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
-
 port = port or servers.free_port()
 url = f"http://127.0.0.1:{port}"
-command = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port} -m".split()
-command.append(model_uri)
+serve = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port} -m".split()
 
 utils.set_experiment()
-tags = {
-    "step": "model_serving",
-    "data_run_id": data_run.info.run_id,
-    "data": data_run.data.tags.get("data", ""),
-}
+tags = {"step": "model_serving", "data_run_id": data_run.info.run_id}
+tags |= {"data": data_run.data.tags.get("data", "")}
 with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(rows)})
     predictions = []
-    with servers.server(command, f"{url}/health"):
+    with servers.server([*serve, model_uri], f"{url}/health"):
         for start in range(0, len(rows), config.BATCH_ROWS):
             body = utils.as_request(rows.iloc[start : start + config.BATCH_ROWS])
             response = requests.post(f"{url}/invocations", json=body, timeout=60)

@@ -12,21 +12,15 @@ import utils
 
 data_run_id, tuning_run_id = None, None
 data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
-
 data_run = utils.latest_run("data_preprocessing", data_run_id)
-tuning_run = utils.latest_run(
-    "hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id
-)
-study_name = tuning_run.data.tags.get("study")
-if study_name and not tuning_run_id:
-    these = {"study": study_name, "data_run_id": data_run.info.run_id}
+these = {"data_run_id": data_run.info.run_id}
+tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **these)
+if "study" in tuning_run.data.tags and not tuning_run_id:
+    these["study"] = tuning_run.data.tags["study"]
     tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", **these)
 best = tuning_run.data.params
-params = {
-    "max_depth": int(best["max_depth"]),
-    "alpha": float(best["alpha"]),
-    "learning_rate": float(best["learning_rate"]),
-}
+params = {name: float(best[name]) for name in ["alpha", "learning_rate"]}
+params["max_depth"] = int(best["max_depth"])
 num_boost_round = int(best["num_boost_round"])
 
 train = utils.load_dataset(data_run, "train")
@@ -39,16 +33,17 @@ dfit = xgb.DMatrix(fit_features, label=fit_label)
 dvalid = xgb.DMatrix(valid_features, label=valid_label)
 
 requirements = utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas")
+with_each = {
+    "input_example": features.head(3),
+    "pip_requirements": requirements,
+    "metadata": encoding,
+    "tags": {f"class_{number}": str(name) for number, name in enumerate(encoding["classes"])},
+}
 
 utils.set_experiment()
-tags = {
-    "step": "model_training",
-    "data_run_id": data_run.info.run_id,
-    "tuning_run_id": tuning_run.info.run_id,
-}
-with mlflow.start_run(
-    run_name="Model_Training", tags={**tags, "data": data_run.data.tags["data"]}
-) as run:
+tags = {"step": "model_training", "data": data_run.data.tags["data"]}
+tags |= {"data_run_id": data_run.info.run_id, "tuning_run_id": tuning_run.info.run_id}
+with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
     mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
@@ -71,30 +66,23 @@ with mlflow.start_run(
         name="booster",
         registered_model_name=config.BOOSTER_MODEL,
         signature=infer_signature(features, booster.predict(dvalid)),
-        input_example=features.head(3),
-        pip_requirements=requirements,
-        metadata=encoding,
-        tags={f"class_{n}": str(name) for n, name in enumerate(encoding["classes"])},
+        **with_each,
     )
 
     # num_boost_round of xgb.train is n_estimators of XGBClassifier
-    classifier = xgb.XGBClassifier(
-        **params, n_estimators=booster.num_boosted_rounds(), n_jobs=utils.threads(train)
-    )
+    rounds = booster.num_boosted_rounds()
+    classifier = xgb.XGBClassifier(**params, n_estimators=rounds, n_jobs=utils.threads(train))
     classifier.fit(fit_features, fit_label)
     classifier_info = mlflow.xgboost.log_model(
         classifier,
         name="classifier",
         registered_model_name=config.CLASSIFIER_MODEL,
         signature=infer_signature(features, classifier.predict(valid_features)),
-        input_example=features.head(3),
-        pip_requirements=requirements,
-        metadata=encoding,
-        tags={f"class_{n}": str(name) for n, name in enumerate(encoding["classes"])},
+        **with_each,
     )
 
 logger.info(
     f"registered {config.BOOSTER_MODEL} version {booster_info.registered_model_version} and "
     f"{config.CLASSIFIER_MODEL} version {classifier_info.registered_model_version}: "
-    f"{booster.num_boosted_rounds()} of {num_boost_round} rounds"
+    f"{rounds} of {num_boost_round} rounds"
 )

@@ -13,39 +13,24 @@ test_size, n_trials, dataset, target, positive_class = utils.arguments(
 
 
 def run_step(entry_point, **parameters):
-    given = {
-        name.replace("_", "-"): value for name, value in parameters.items() if value is not None
-    }
+    given = {name.replace("_", "-"): value for name, value in parameters.items() if value}
     experiment_id = mlflow.active_run().info.experiment_id
+    options = {"experiment_id": experiment_id, "env_manager": "local"}
     try:
-        step_run = mlflow.run(
-            str(config.PROJECT_DIR),
-            entry_point,
-            parameters=given,
-            experiment_id=experiment_id,
-            env_manager="local",
-        )
+        return mlflow.run(str(config.PROJECT_DIR), entry_point, parameters=given, **options).run_id
     except ExecutionException:
         raise StepError(f"The step {entry_point} failed, for the reason given above.") from None
-    return step_run.run_id
 
 
+own_data = {"dataset": dataset, "target": target, "positive_class": positive_class}
 utils.set_experiment()
 with mlflow.start_run(run_name="Pipeline", tags={"step": "pipeline"}) as run:
-    data_run_id = run_step(
-        "data-preprocessing",
-        test_size=test_size,
-        dataset=dataset,
-        target=target,
-        positive_class=positive_class,
-    )
+    data_run_id = run_step("data-preprocessing", test_size=test_size, **own_data)
     tuning_run_id = run_step("hyperparameters-tuning", n_trials=n_trials, data_run_id=data_run_id)
-    training_run_id = run_step(
-        "model-training", data_run_id=data_run_id, tuning_run_id=tuning_run_id
-    )
-    run_step("data-evaluation", training_run_id=training_run_id)
-    run_step("flavour-comparison", training_run_id=training_run_id)
-    run_step("model-customization", training_run_id=training_run_id)
+    builds_on = {"data_run_id": data_run_id, "tuning_run_id": tuning_run_id}
+    training_run_id = run_step("model-training", **builds_on)
+    for entry_point in ["data-evaluation", "flavour-comparison", "model-customization"]:
+        run_step(entry_point, training_run_id=training_run_id)
     # the version that this pipeline has trained, champion or not
     version = utils.registered_version(config.CLASSIFIER_MODEL, mlflow.get_run(training_run_id))
     run_step("model-serving", model_uri=f"models:/{config.CLASSIFIER_MODEL}/{version}")

@@ -136,13 +136,18 @@ def test_page_of_a_small_notebook(tmp_path):
         new.new_output("display_data", {"application/json": {}}),
         new.new_output("error", ename="ValueError", evalue="no " * 300, traceback=["x"]),
     ]
+    table = new.new_output("display_data", {"text/html": two.replace(">a<", ">b<")})
     first = new.new_code_cell("# hide x = read()\nx = 1", metadata={"tags": ["pipeline"]})
     second = new.new_code_cell("y = 2\n# %%", metadata={"tags": ["pipeline"]}, outputs=outputs)
     volatile = new.new_code_cell(
         "z", metadata={"tags": ["volatile"]}, outputs=[new.new_output("execute_result", {"text/plain": "9"})]
     )
     hidden = new.new_code_cell("print()", metadata={"tags": ["remove-output"]}, outputs=[stream])
-    cells = [new.new_markdown_cell("# Title"), first, second, volatile, hidden]
+    unseen = [
+        new.new_code_cell("import x", metadata={"tags": ["pipeline", "remove-input"]}),
+        new.new_code_cell("draw()", metadata={"tags": ["remove-input"]}, outputs=[table]),
+    ]
+    cells = [new.new_markdown_cell("# Title"), unseen[0], first, second, volatile, hidden, unseen[1]]
     text, plots = readme.make_page(new.new_notebook(cells=cells), tmp_path)
     assert plots == {}
     assert (
@@ -154,6 +159,8 @@ def test_page_of_a_small_notebook(tmp_path):
     assert len(error) == 5 and error[2] == "  …"
     assert text.index("<!-- volatile") < text.index("```text\n9\n```") < text.index("<!-- /volatile -->")
     assert text.count("done in") == 1
+    assert "import x" not in text and "draw()" not in text
+    assert text.endswith("```\n\n| b |\n| --- |\n| 1 |\n\n| b |\n| --- |\n| 1 |\n")
     assert "model_id" not in text
     assert "\n\n\n" not in text
 
