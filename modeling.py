@@ -204,17 +204,12 @@ train, test = train_test_split(
 )
 train, test = train.reset_index(drop=True), test.reset_index(drop=True)
 
-# %%
-sizes = pd.DataFrame({"rows": [len(train), len(test)]}, index=["train", "test"])
-sizes["share of class 1"] = [(part[target] == classes[1]).mean() for part in [train, test]]
-sizes
-
 # %% [markdown]
 # The two data sets are logged as artifacts, so that later steps can load them, and as *dataset inputs*: MLflow then
 # shows their columns and a *digest*, a short number computed from all values, which is the same for the same data. Two
-# helpers do that in each step; this is all that they do:
+# helpers (in `utils.py`) do that in each step:
 
-# %%
+# %% tags=["remove-input"]
 show(utils.as_dataset)
 show(utils.log_dataset)
 
@@ -280,7 +275,7 @@ encoding = data_files.learn_encoding(train, data_run.data.tags)
 features, label = data_files.encode(train, encoding)
 dtrain = xgb.DMatrix(features, label=label)
 
-# %%
+# %% tags=["remove-input"]
 show(utils.load_dataset)
 show(data_files.encode)
 
@@ -311,18 +306,10 @@ def objective(trial):
         "learning_rate": trial.suggest_float("learning_rate", *ranges["learning_rate"], log=True),
     }
     rounds = trial.suggest_int("num_boost_round", *ranges["num_boost_round"])
-    scores = ["error", "auc", "logloss"]
+    folds = {"nfold": config.N_FOLDS, "stratified": True, "metrics": ["error", "auc", "logloss"]}
     with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as trial_run:
         mlflow.log_params(trial.params)
-        curves = xgb.cv(
-            params,
-            dtrain,
-            rounds,
-            nfold=config.N_FOLDS,
-            stratified=True,
-            metrics=scores,
-            seed=config.SEED,
-        )
+        curves = xgb.cv(params, dtrain, rounds, seed=config.SEED, **folds)
         last = curves.iloc[-1]
         trial.set_user_attr("accuracy", 1 - last["test-error-mean"])
         trial.set_user_attr("auc", last["test-auc-mean"])
@@ -353,6 +340,8 @@ study = optuna.create_study(
     study_name=study_name,
     load_if_exists=True,
 )
+
+# %% tags=["hyperparameters_tuning", "remove-input"]
 goal = f"log loss, {config.N_FOLDS} folds"
 about = {"data": train_data.digest, "objective": goal, "ranges": ranges}
 known = study.user_attrs.get("about", about)
@@ -400,7 +389,6 @@ display(plot, metadata={"image/png": {"alt": "How much each parameter mattered t
 # %%
 baseline_loss = mlflow.get_run(baseline_run.info.run_id).data.metrics["logloss"]
 print(f"log loss: defaults {baseline_loss:.4f}, best trial {study.best_value:.4f}")
-study.trials_dataframe(attrs=("number", "value", "params")).sort_values("value").head(3)
 
 # %% [markdown]
 # The sampler draws its first ten trials at random and learns only from then on: a search of ten trials would be a
@@ -419,7 +407,7 @@ class LogEachRound(xgb.callback.TrainingCallback):
         return False  # True would stop the training
 
 
-def seconds_with(callbacks):
+def seconds_with(*callbacks):
     start = time.perf_counter()
     watched = {"evals": [(dtrain, "train")], "verbose_eval": False, "callbacks": callbacks}
     xgb.train({"objective": "binary:logistic", "nthread": 1}, dtrain, 100, **watched)
@@ -427,10 +415,9 @@ def seconds_with(callbacks):
 
 
 with mlflow.start_run(run_name="Live_Metrics"):
-    live = seconds_with([LogEachRound()])
-
+    live = seconds_with(LogEachRound())
 # %% tags=["volatile"]
-print(f"100 rounds: {seconds_with([]):.2f} s, and {live:.2f} s with a call to MLflow in each")
+print(f"100 rounds: {seconds_with():.2f} s, and {live:.2f} s with a call to MLflow in each")
 
 # %% [markdown]
 # ## Reading the results in the UI
@@ -443,9 +430,8 @@ print(f"100 rounds: {seconds_with([]):.2f} s, and {live:.2f} s with a call to ML
 #
 # ![Log loss and AUC of the trials, round by round](img/runs_charts.png)
 #
-# Select the trials and choose *Compare*. Each line is a trial again and runs through its parameters to its log loss
-# (blue is low).
-# Where do the best trials run that the others do not? Here they all have shallow trees and many rounds: a second search
+# Select the trials and choose *Compare*. Each line is a trial and runs through its parameters to its log loss (blue is
+# low). Where do the best trials run that the others do not? Here they all have shallow trees and many rounds: a second search
 # would narrow `max_depth` to 2 to 4 and raise the limit of `num_boost_round`, where the best trials stand at the edge.
 #
 # ![The trials compared, as lines through their parameters](img/compare_runs_counter_plot.png)
@@ -486,27 +472,27 @@ import utils
 # study, the best of them counts. MLflow stores parameters as text, so each is turned back into a number by name. Of
 # each trial we kept the parameters and metrics, a few kilobytes, and no model: from its parameters any of them can be
 # trained again, and only the best one is.
+#
+# The tuned number of rounds is the most that the training may use: it stops early when more no longer helps. To notice
+# that, it needs data that it does not train on: a part of the *training* data, never the test set, which must stay
+# unseen until the evaluation.
 
-# %% tags=["model_training"]
+# %% tags=["model_training", "remove-output"]
 data_run_id, tuning_run_id = None, None
 # hide data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
 data_run = utils.latest_run("data_preprocessing", data_run_id)
 these = {"data_run_id": data_run.info.run_id}
 tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **these)
+# %% tags=["model_training", "remove-input"]
 if "study" in tuning_run.data.tags and not tuning_run_id:
     these["study"] = tuning_run.data.tags["study"]
     tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", **these)
+# %% tags=["model_training", "remove-output"]
 best = tuning_run.data.params
 params = {name: float(best[name]) for name in ["alpha", "learning_rate"]}
 params["max_depth"] = int(best["max_depth"])
 num_boost_round = int(best["num_boost_round"])
 
-# %% [markdown]
-# The tuned number of rounds is the most that the training may use: it stops early when more no longer helps. To notice
-# that, it needs data that it does not train on: a part of the *training* data, never the test set, which must stay
-# unseen until the evaluation.
-
-# %% tags=["model_training"]
 train = utils.load_dataset(data_run, "train")
 encoding = data_files.learn_encoding(train, data_run.data.tags)
 features, label = data_files.encode(train, encoding)
@@ -515,6 +501,8 @@ fit_features, valid_features, fit_label, valid_label = train_test_split(
 )
 dfit = xgb.DMatrix(fit_features, label=fit_label)
 dvalid = xgb.DMatrix(valid_features, label=valid_label)
+fixed = {"objective": "binary:logistic", "eval_metric": ["error", "logloss"]}
+fixed["nthread"] = utils.threads(train)
 
 # %% [markdown]
 # `autolog` makes MLflow watch XGBoost: it logs the parameters, the metrics of every round and the importance of the
@@ -546,12 +534,7 @@ with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
     booster = xgb.train(
-        {
-            "objective": "binary:logistic",
-            "eval_metric": ["error", "logloss"],
-            "nthread": utils.threads(train),
-            **params,
-        },
+        {**fixed, **params},
         dfit,
         num_boost_round,
         evals=[(dfit, "train"), (dvalid, "validation")],
@@ -579,6 +562,7 @@ with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
         **with_each,
     )
 
+# %% tags=["model_training", "remove-input"]
 logger.info(
     f"registered {config.BOOSTER_MODEL} version {booster_info.registered_model_version} and "
     f"{config.CLASSIFIER_MODEL} version {classifier_info.registered_model_version}: "
@@ -630,7 +614,7 @@ from utils import StepError
 # just for the last version and the last data, which may belong to something else. A file from somewhere else is read as
 # the model needs it. Rows that the model was trained on prove nothing, so they are counted.
 
-# %% tags=["data_evaluation"]
+# %% tags=["data_evaluation", "remove-output"]
 eval_dataset, training_run_id = None, None
 # hide eval_dataset, training_run_id = utils.arguments("data-evaluation", "eval-dataset", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
@@ -638,14 +622,24 @@ data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 encoding = utils.model_encoding(model_uri)
+
+# %% tags=["data_evaluation", "remove-input", "remove-output"]
+objections = []
 if eval_dataset:
     frame, target = data_files.read_table(eval_dataset, encoding=encoding)
     if frame[target].nunique() < 2:
         raise StepError(f"{eval_dataset}: has one class only. Give rows of both classes.")
     seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
+    if seen > len(frame) / 2:
+        objections.append(
+            f"{seen} of the {len(frame)} rows were seen in training: evaluate on others."
+        )
 else:
     frame, seen = utils.load_dataset(data_run, "test"), 0
 source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
+empty = ", ".join(frame.columns[frame.isna().all()])
+if empty:
+    logger.warning(f"There will be no SHAP plots, because there is not one value of {empty}.")
 
 # %% [markdown]
 # `mlflow.models.evaluate` computes the usual metrics of a classifier, draws the usual plots, and explains the
@@ -663,16 +657,13 @@ def evaluate(uri, explain):
 
 champion = utils.champion_version()
 champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
-champion_result, objections = None, []
+champion_result = None
 
 utils.set_experiment()
 tags = {"step": "data_evaluation", "training_run_id": training_run.info.run_id}
 tags |= {"model_version": str(version), "eval_dataset": eval_dataset or "test set"}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
 with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
-    empty = ", ".join(frame.columns[frame.isna().all()])
-    if empty:
-        logger.warning(f"There will be no SHAP plots, because there is not one value of {empty}.")
     result = evaluate(model_uri, explain=not empty)
     mlflow.log_metric("rows_seen_in_training", seen)
     if champion and champion != version:
@@ -690,6 +681,7 @@ with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
             reason = utils.in_one_line(error)
             objections.append(f"The champion, version {champion}, cannot be loaded: {reason}")
 
+# %% tags=["data_evaluation", "remove-input"]
 logger.info(
     f"version {version} on {len(frame)} rows of {source}, class 1 is {encoding['classes'][1]!r}"
 )
@@ -723,10 +715,10 @@ display(figure, metadata={"image/png": {"alt": "ROC curve and confusion matrix o
 #
 # Which error is the dangerous one? A cancer that is called benign. Benign is class 1, so that is a *false positive*,
 # and the precision falls with each of them. The number of examples is there because on a handful of them a poor model
-# is often right by chance.
+# is often right by chance. The thresholds stand in `config.py`:
 
-# %%
-config.THRESHOLDS
+# %% tags=["remove-input"]
+print(config.THRESHOLDS)
 
 # %% tags=["data_evaluation"]
 thresholds = {
@@ -743,8 +735,6 @@ try:
     mlflow.validate_evaluation_results(thresholds, result, champion_result)
 except ModelValidationFailedException as failure:
     objections.append(f"{failure} (The thresholds are set in config.py.)")
-if seen > len(frame) / 2:
-    objections.append(f"{seen} of the {len(frame)} rows were seen in training: evaluate on others.")
 if utils.champion_version() != champion:
     objections.append("Meanwhile another version has become the champion: evaluate again.")
 
@@ -762,13 +752,14 @@ else:
     logger.info(f"Version {version} of {config.CLASSIFIER_MODEL} is the champion.")
 
 # %% [markdown]
-# Our model has passed. (Data of your own may miss thresholds that were made for cancer; so that the sections below have
-# a champion to show, the next line makes one where there is none.) Whoever uses the model asks for the champion, and
-# never has to know its number:
+# Our model has passed. Whoever uses the model asks for the champion, and never has to know its number:
 
-# %%
+# %% tags=["remove-input"]
+# Data of your own may miss thresholds that were made for cancer: the sections below need a champion to show.
 if not utils.champion_version():
     client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, version)
+
+# %%
 champion_uri = f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"
 mlflow.pyfunc.load_model(champion_uri).predict(features.head())
 
@@ -812,29 +803,25 @@ client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, vers
 # The commands of our project are scripts, and the scripts are our tagged cells. Nothing is written twice: change a
 # cell, extract again, and the script follows. A script needs one thing that a notebook does not: parameters from the
 # command line. So the cell that sets them holds a line that starts with `# hide`, a comment here and code in the script
-# (and left out on this page; it has nothing to do with Quarto's `#| hide`). The idea in a few lines:
+# (and left out on this page; it has nothing to do with Quarto's `#| hide`). Here is the idea in a few lines, compared
+# with what the real extractor makes, `python -m notebook_tools.extract`, which checks each cell too and writes all of
+# the folder `steps/`:
 
 # %%
 import jupytext
+from notebook_tools import extract
 
 notebook = jupytext.read("modeling.py")
 cells = [
     cell.source for cell in notebook.cells if "model_training" in cell.metadata.get("tags", [])
 ]
 lines = "\n\n".join(cells).splitlines()
-print(*[line for line in lines if line.startswith("# hide ")], sep="\n")
 script = [line.removeprefix("# hide ") for line in lines if line.strip()]
-
-# %% [markdown]
-# The real extractor, `python -m notebook_tools.extract`, does the same for all steps, with a check of each cell, and
-# writes the folder `steps/`:
-
-# %%
-from notebook_tools import extract
 
 extract.main([])
 made = [line for line in Path("steps/model_training.py").read_text().splitlines() if line.strip()]
-print(made[0], "the same lines:", made[1:] == script, sep="\n")
+print("hidden in the notebook:", *[line for line in lines if line.startswith("# hide ")])
+print("the real extractor made the same lines:", made[1:] == script)
 
 # %% [markdown]
 # ### The environment
@@ -855,15 +842,13 @@ print(made[0], "the same lines:", made[1:] == script, sep="\n")
 #
 # ### The MLproject file
 #
-# Each entry point has parameters and a command. Here are two of them, and a list of all (the whole file is
-# [MLproject](MLproject); its key `description` is for `--help`, MLflow ignores it):
+# Each entry point has parameters and a command. Two of them (the whole file is [MLproject](MLproject); its
+# key `description` is for `--help`, MLflow ignores it):
 
 # %%
 project = yaml.safe_load(Path("MLproject").read_text())
 two = {name: project["entry_points"][name] for name in ["model-training", "data-evaluation"]}
-print(yaml.safe_dump({**project, "entry_points": two}, sort_keys=False, width=98))
-entry_points = {name: ", ".join(e["parameters"]) for name, e in project["entry_points"].items()}
-pd.Series(entry_points, name="parameters").to_frame()
+print(yaml.safe_dump(two, sort_keys=False, default_flow_style=None, width=98))
 
 # %% [markdown]
 # ### Running the entry points
@@ -926,10 +911,10 @@ with mlflow.start_run(run_name="Pipeline", tags={"step": "pipeline"}) as run:
     run_step("model-serving", model_uri=f"models:/{config.CLASSIFIER_MODEL}/{version}")
 
 # %% [markdown]
-# The same in an environment of its own: MLflow makes it from `conda.yaml`, with conda where there is conda and with
-# `uv` where there is not, and keeps it for the next time.
+# The same was then run in an environment of its own (`env_manager="uv"`): MLflow makes it from `conda.yaml`, with conda
+# where there is conda and with `uv` where there is not, and keeps it for the next time.
 
-# %% tags=["remove-output"]
+# %% tags=["remove-output", "remove-input"]
 import shutil
 
 manager = "conda" if shutil.which("conda") else "uv"
@@ -967,7 +952,7 @@ import config
 import data_files
 import utils
 
-# %% tags=["flavour_comparison"]
+# %% tags=["flavour_comparison", "remove-input", "remove-output"]
 training_run_id = None
 # hide training_run_id = utils.arguments("flavour-comparison", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
@@ -978,6 +963,8 @@ booster_uri, classifier_uri = [
 ]
 test = utils.load_dataset(data_run, "test").head(config.BATCH_ROWS)
 test, _ = data_files.encode(test, utils.model_encoding(classifier_uri))
+
+# %% tags=["flavour_comparison"]
 booster = mlflow.xgboost.load_model(booster_uri)
 classifier = mlflow.xgboost.load_model(classifier_uri)
 booster_pyfunc = mlflow.pyfunc.load_model(booster_uri)
@@ -987,36 +974,36 @@ classifier_pyfunc = mlflow.pyfunc.load_model(classifier_uri)
 # The `Booster` wants a `DMatrix` and answers with the probability of class 1:
 
 # %%
-booster.predict(xgb.DMatrix(test.head()))
+booster.predict(xgb.DMatrix(test.head(3)))
 
 # %% tags=["raises-exception"]
-booster.predict(test.head())
+booster.predict(test.head(3))
 
 # %% [markdown]
 # The `XGBClassifier` wants a DataFrame and answers with classes. It wants its columns in their order:
 
 # %%
-classifier.predict(test.head())
+classifier.predict(test.head(3))
 
 # %% tags=["raises-exception"]
-classifier.predict(test.head().iloc[:, 1:])
+classifier.predict(test.head(3).iloc[:, 1:])
 
 # %% [markdown]
 # Through `pyfunc` both take a DataFrame, and each still gives its own kind of answer. Only here the input is checked
 # against the signature: a missing column is named, and the order of columns does not matter.
 
 # %%
-booster_pyfunc.predict(test.head()), classifier_pyfunc.predict(test.head().iloc[:, ::-1])
+booster_pyfunc.predict(test.head(3)), classifier_pyfunc.predict(test.head(3).iloc[:, ::-1])
 
 # %% tags=["raises-exception"]
-classifier_pyfunc.predict(test.head().iloc[:, 1:])
+classifier_pyfunc.predict(test.head(3).iloc[:, 1:])
 
 # %% [markdown]
-# All four ways with the same wrong inputs (*refused* names the error), and what a call costs: the median of 51, in
-# milliseconds.
+# All four ways with the same wrong inputs (*refused* names the error). What a call costs, the median of 51, is among
+# the metrics of the run `Flavour_Comparison`.
 
 
-# %% tags=["flavour_comparison"]
+# %% tags=["flavour_comparison", "remove-input", "remove-output"]
 models = {
     "Booster": booster,
     "XGBClassifier": classifier,
@@ -1064,11 +1051,8 @@ with mlflow.start_run(run_name="Flavour_Comparison", tags=tags) as run:
     for name, column in latency.items():
         mlflow.log_metrics({f"{name}/{model}": value for model, value in column.items()})
 
-# %%
+# %% tags=["remove-input"]
 answers
-
-# %% tags=["volatile"]
-latency.round(2)
 
 # %% [markdown]
 # What only XGBoost's own object can do, such as the importance of features, is reached through any `pyfunc` model with
@@ -1076,7 +1060,7 @@ latency.round(2)
 
 # %%
 inner = classifier_pyfunc.get_raw_model().get_booster()
-pd.Series(inner.get_score(importance_type="gain"), name="gain").nlargest(3).to_frame()
+pd.Series(inner.get_score(importance_type="gain")).nlargest(3).index.tolist()
 
 # %% [markdown]
 # ## Serving with `mlflow models serve`
@@ -1123,7 +1107,7 @@ except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
     reason = "was not trained here, so there are no rows to try it with"
     raise StepError(f"{model_uri} {reason}: serve it with `mlflow models serve`.") from None
 
-# %% tags=["model_serving"]
+# %% tags=["model_serving", "remove-output"]
 rows = utils.load_dataset(data_run, "test")
 rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
 port = port or servers.free_port()
@@ -1135,13 +1119,7 @@ serve = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port}
 # one request. This is the body for two rows of two columns:
 
 # %%
-print(json.dumps(utils.as_request(rows.iloc[:2, :2]), indent=1))
-
-# %% [markdown]
-# The server is a process of its own, which this little helper starts, waits for, and stops:
-
-# %%
-show(servers.server)
+print(json.dumps(utils.as_request(rows.iloc[:2, :2])))
 
 # %% tags=["model_serving"]
 utils.set_experiment()
@@ -1160,9 +1138,7 @@ with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(rows)).max())
     mlflow.log_metric("largest_difference", difference)
     if difference > 1e-6:
-        raise StepError(
-            f"{model_uri}: the server's answers differ from the model's by up to {difference}."
-        )
+        raise StepError(f"{model_uri}: the server's answers differ by up to {difference}.")
 logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {difference:.1g}")
 
 # %% [markdown]
@@ -1206,14 +1182,14 @@ print(len(scored), "answers, like those of the server:", scored == served[:100].
 # MLServer is another model server, with a protocol (V2) that other servers speak too. Know its state before you choose
 # it: the company behind it is being wound up, its last release needs Python below 3.13 and older packages than ours,
 # and MLflow removed its own integration in 2026. The successor is a container that MLflow itself makes (`mlflow models
-# build-docker`, or `generate-dockerfile` to look at it first). It lives in an environment of its own, which this makes,
-# and then starts the server on port 8080 with the model that `model-settings.json` names:
+# build-docker`, or `generate-dockerfile` to look at it first). MLServer lives in an environment of its own, which this
+# command makes; then it serves the champion on port 8080:
 #
 # ```bash
 # make mlserve
 # ```
 
-# %%
+# %% tags=["remove-input"]
 import subprocess
 
 for command in [
@@ -1221,13 +1197,12 @@ for command in [
     "uv pip install --quiet --python docker/mlserve/.venv -r docker/mlserve/requirements.txt",
 ]:
     subprocess.run(command.split(), check=True)
-print(Path("docker/mlserve/model-settings.json").read_text())
 
 # %% [markdown]
 # The same rows go to MLflow's own address `/invocations`, and to that of the V2 protocol, which wants each column as
 # a tensor with a name, a shape and a type:
 
-# %%
+# %% tags=["remove-input"]
 mlserver_ports = {
     f"MLSERVER_{n}_PORT": str(servers.free_port()) for n in ["HTTP", "GRPC", "METRICS"]
 }
@@ -1245,6 +1220,7 @@ def mlserver(folder):
     )
 
 
+# %%
 columns = rows.astype(object).where(rows.notna(), None).items()
 v2_request = {
     "parameters": {"content_type": "pd"},
@@ -1265,7 +1241,7 @@ print("V2 gives the same:", v2.json()["outputs"][0]["data"] == served.tolist())
 #
 # ![The model's page in MLServer](img/mlserver.png)
 #
-# One difference: where `mlflow models serve` answers a caller's mistake with status 400 and a reason, MLServer answers
+# Where `mlflow models serve` answers a caller's mistake with status 400 and a reason, MLServer answers
 # some of them, such as broken JSON, with status 500.
 
 # %% [markdown]
@@ -1277,7 +1253,7 @@ print("V2 gives the same:", v2.json()["outputs"][0]["data"] == served.tolist())
 # classifier as its artifact, takes words as they stand in the file, answers with both probabilities, refuses input that
 # cannot be right, and logs each request without the values in it, since those belong to a patient.
 
-# %% tags=["custom_model"]
+# %% tags=["custom_model", "remove-input"]
 import time
 
 import mlflow
@@ -1288,6 +1264,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 
+# %% tags=["custom_model"]
 class CancerProbability(mlflow.pyfunc.PythonModel):
     """Answers with the probabilities of both classes."""
 
@@ -1337,7 +1314,7 @@ import config
 import data_files
 import utils
 
-# %% tags=["model_customization"]
+# %% tags=["model_customization", "remove-input", "remove-output"]
 training_run_id = None
 # hide training_run_id = utils.arguments("model-customization", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
@@ -1350,10 +1327,11 @@ features, _ = data_files.encode(train, encoding)
 probabilities = mlflow.xgboost.load_model(classifier_uri).predict_proba(features)
 raw = train[encoding["columns"]]
 packages = ["mlflow", "xgboost", "scikit-learn", "pandas", "loguru"]
-
-utils.set_experiment()
 tags = {"step": "model_customization", "training_run_id": training_run.info.run_id}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
+
+# %% tags=["model_customization"]
+utils.set_experiment()
 with mlflow.start_run(run_name="Model_Customization", tags=tags) as run:
     custom_info = mlflow.pyfunc.log_model(
         name="custom",
@@ -1371,11 +1349,13 @@ logger.info(f"registered {config.CUSTOM_MODEL} version {custom_info.registered_m
 # `mlflow models serve` serves it like any other model. Its answers are those of the classifier's `predict_proba`, and
 # wrong input is answered with status 400 and a reason:
 
-# %%
+# %% tags=["remove-input", "remove-output"]
 custom_uri = f"models:/{config.CUSTOM_MODEL}/{custom_info.registered_model_version}"
 raw = utils.load_dataset(data_run, "test")[encoding["columns"]]
 classifier = mlflow.xgboost.load_model(classifier_uri)
 expected = classifier.predict_proba(data_files.encode(raw, encoding)[0])
+
+# %%
 with servers.server([*serve, custom_uri], f"{url}/health") as log:
     response = requests.post(f"{url}/invocations", json=utils.as_request(raw), timeout=60)
     for wrong in [raw.head(1).iloc[:, 1:], raw.head(0)]:
@@ -1383,15 +1363,13 @@ with servers.server([*serve, custom_uri], f"{url}/health") as log:
         print(refusal.status_code, refusal.json()["message"].split("Error: ")[-1][:80])
     request_log = [line for line in log.read_text().splitlines() if "row(s)" in line]
 print("like predict_proba:", np.allclose(response.json()["predictions"], expected, atol=1e-6))
-
-# %% tags=["volatile"]
-print(request_log[0])
+print("in the log:", request_log[0].split(" | ")[-1])
 
 # %% [markdown]
-# To let MLServer serve this model in place of the classifier, one line of `model-settings.json` changes. (To serve a
-# newer version of the *same* model nothing changes at all: the alias moves, and the server is started again.)
+# To let MLServer serve this model in place of the classifier, give its address in `model-settings.json`. To serve a
+# newer version of the *same* model nothing changes at all: the alias moves, and the server is started again.
 
-# %%
+# %% tags=["remove-input"]
 settings = json.loads(Path("docker/mlserve/model-settings.json").read_text())
 settings["parameters"]["uri"] = custom_uri
 with tempfile.TemporaryDirectory() as folder:
@@ -1401,7 +1379,7 @@ with tempfile.TemporaryDirectory() as folder:
         answer = requests.post(
             f"{mlserver_url}/invocations", json=utils.as_request(raw), timeout=60
         )
-print("like predict_proba:", np.allclose(answer.json()["predictions"], expected, atol=1e-6))
+print("MLServer too:", np.allclose(answer.json()["predictions"], expected, atol=1e-6))
 
 # %% [markdown]
 # ## Containers

@@ -11,7 +11,6 @@ import re
 import signal
 import sqlite3
 import sys
-import tempfile
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -370,8 +369,9 @@ def as_dataset(frame, source, name, target):
     # MLflow has no kind of source for the files of a run; that for local files can load them too
     source = LocalArtifactDatasetSource(source)
     dataset = mlflow.data.from_pandas(frame, source, target, name, digest.hexdigest()[:8])
-    # one row, with a missing value in each column that has one, says all; with a million rows MLflow would take 15 s
-    dataset.schema = mlflow.models.infer_signature(frame.head(1).mask(frame.isna().any(), axis="columns")).inputs
+    # one row, with a missing value in each column that has one, says all; of a million MLflow takes 15 s
+    one_row = frame.head(1).mask(frame.isna().any(), axis="columns")
+    dataset.schema = mlflow.models.infer_signature(one_row).inputs
     return dataset
 
 
@@ -387,11 +387,9 @@ def log_dataset(frame, name, target, context):
     Returns:
         The `mlflow.data.dataset.Dataset`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{name}.csv")
-        frame.to_csv(path, index=False)
-        mlflow.log_artifact(path, "datasets")
-    dataset = as_dataset(frame, f"runs:/{mlflow.active_run().info.run_id}/datasets/{name}.csv", name, target)
+    mlflow.log_text(frame.to_csv(index=False), f"datasets/{name}.csv")
+    uri = f"runs:/{mlflow.active_run().info.run_id}/datasets/{name}.csv"
+    dataset = as_dataset(frame, uri, name, target)
     mlflow.log_input(dataset, context)
     return dataset
 
@@ -406,7 +404,7 @@ def load_dataset(run, name):
     Returns:
         A `pandas.DataFrame` equal to the one that was logged: one row per example, features and target.
     """
-    path = mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=f"datasets/{name}.csv")
+    path = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/datasets/{name}.csv")
     logged = next(data.dataset for data in run.inputs.dataset_inputs if data.dataset.name == name)
     columns = json.loads(logged.schema)["mlflow_colspec"]
     words = {column["name"]: "str" for column in columns if column["type"] == "string"}

@@ -18,14 +18,23 @@ data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 version = utils.registered_version(config.CLASSIFIER_MODEL, training_run)
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{version}"
 encoding = utils.model_encoding(model_uri)
+
+objections = []
 if eval_dataset:
     frame, target = data_files.read_table(eval_dataset, encoding=encoding)
     if frame[target].nunique() < 2:
         raise StepError(f"{eval_dataset}: has one class only. Give rows of both classes.")
     seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
+    if seen > len(frame) / 2:
+        objections.append(
+            f"{seen} of the {len(frame)} rows were seen in training: evaluate on others."
+        )
 else:
     frame, seen = utils.load_dataset(data_run, "test"), 0
 source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
+empty = ", ".join(frame.columns[frame.isna().all()])
+if empty:
+    logger.warning(f"There will be no SHAP plots, because there is not one value of {empty}.")
 
 
 def evaluate(uri, explain):
@@ -37,16 +46,13 @@ def evaluate(uri, explain):
 
 champion = utils.champion_version()
 champion_uri = f"models:/{config.CLASSIFIER_MODEL}/{champion}"
-champion_result, objections = None, []
+champion_result = None
 
 utils.set_experiment()
 tags = {"step": "data_evaluation", "training_run_id": training_run.info.run_id}
 tags |= {"model_version": str(version), "eval_dataset": eval_dataset or "test set"}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
 with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
-    empty = ", ".join(frame.columns[frame.isna().all()])
-    if empty:
-        logger.warning(f"There will be no SHAP plots, because there is not one value of {empty}.")
     result = evaluate(model_uri, explain=not empty)
     mlflow.log_metric("rows_seen_in_training", seen)
     if champion and champion != version:
@@ -82,8 +88,6 @@ try:
     mlflow.validate_evaluation_results(thresholds, result, champion_result)
 except ModelValidationFailedException as failure:
     objections.append(f"{failure} (The thresholds are set in config.py.)")
-if seen > len(frame) / 2:
-    objections.append(f"{seen} of the {len(frame)} rows were seen in training: evaluate on others.")
 if utils.champion_version() != champion:
     objections.append("Meanwhile another version has become the champion: evaluate again.")
 

@@ -20,6 +20,7 @@ booster_uri, classifier_uri = [
 ]
 test = utils.load_dataset(data_run, "test").head(config.BATCH_ROWS)
 test, _ = data_files.encode(test, utils.model_encoding(classifier_uri))
+
 booster = mlflow.xgboost.load_model(booster_uri)
 classifier = mlflow.xgboost.load_model(classifier_uri)
 booster_pyfunc = mlflow.pyfunc.load_model(booster_uri)

@@ -47,18 +47,10 @@ def objective(trial):
         "learning_rate": trial.suggest_float("learning_rate", *ranges["learning_rate"], log=True),
     }
     rounds = trial.suggest_int("num_boost_round", *ranges["num_boost_round"])
-    scores = ["error", "auc", "logloss"]
+    folds = {"nfold": config.N_FOLDS, "stratified": True, "metrics": ["error", "auc", "logloss"]}
     with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as trial_run:
         mlflow.log_params(trial.params)
-        curves = xgb.cv(
-            params,
-            dtrain,
-            rounds,
-            nfold=config.N_FOLDS,
-            stratified=True,
-            metrics=scores,
-            seed=config.SEED,
-        )
+        curves = xgb.cv(params, dtrain, rounds, seed=config.SEED, **folds)
         last = curves.iloc[-1]
         trial.set_user_attr("accuracy", 1 - last["test-error-mean"])
         trial.set_user_attr("auc", last["test-auc-mean"])
@@ -82,6 +74,7 @@ study = optuna.create_study(
     study_name=study_name,
     load_if_exists=True,
 )
+
 goal = f"log loss, {config.N_FOLDS} folds"
 about = {"data": train_data.digest, "objective": goal, "ranges": ranges}
 known = study.user_attrs.get("about", about)

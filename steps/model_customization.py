@@ -20,10 +20,10 @@ features, _ = data_files.encode(train, encoding)
 probabilities = mlflow.xgboost.load_model(classifier_uri).predict_proba(features)
 raw = train[encoding["columns"]]
 packages = ["mlflow", "xgboost", "scikit-learn", "pandas", "loguru"]
-
-utils.set_experiment()
 tags = {"step": "model_customization", "training_run_id": training_run.info.run_id}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
+
+utils.set_experiment()
 with mlflow.start_run(run_name="Model_Customization", tags=tags) as run:
     custom_info = mlflow.pyfunc.log_model(
         name="custom",

@@ -53,7 +53,5 @@ with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
     difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(rows)).max())
     mlflow.log_metric("largest_difference", difference)
     if difference > 1e-6:
-        raise StepError(
-            f"{model_uri}: the server's answers differ from the model's by up to {difference}."
-        )
+        raise StepError(f"{model_uri}: the server's answers differ by up to {difference}.")
 logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {difference:.1g}")

@@ -15,9 +15,11 @@ data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "t
 data_run = utils.latest_run("data_preprocessing", data_run_id)
 these = {"data_run_id": data_run.info.run_id}
 tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **these)
+
 if "study" in tuning_run.data.tags and not tuning_run_id:
     these["study"] = tuning_run.data.tags["study"]
     tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", **these)
+
 best = tuning_run.data.params
 params = {name: float(best[name]) for name in ["alpha", "learning_rate"]}
 params["max_depth"] = int(best["max_depth"])
@@ -31,6 +33,8 @@ fit_features, valid_features, fit_label, valid_label = train_test_split(
 )
 dfit = xgb.DMatrix(fit_features, label=fit_label)
 dvalid = xgb.DMatrix(valid_features, label=valid_label)
+fixed = {"objective": "binary:logistic", "eval_metric": ["error", "logloss"]}
+fixed["nthread"] = utils.threads(train)
 
 requirements = utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas")
 with_each = {
@@ -48,12 +52,7 @@ with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
     booster = xgb.train(
-        {
-            "objective": "binary:logistic",
-            "eval_metric": ["error", "logloss"],
-            "nthread": utils.threads(train),
-            **params,
-        },
+        {**fixed, **params},
         dfit,
         num_boost_round,
         evals=[(dfit, "train"), (dvalid, "validation")],
