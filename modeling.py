@@ -100,16 +100,15 @@ with mlflow.start_run(run_name="Baseline") as baseline_run:
 # and the model is a folder of files. What was written down can be asked for:
 
 # %%
-pd.Series(mlflow.get_run(baseline_run.info.run_id).data.metrics, name="baseline").to_frame()
+mlflow.get_run(baseline_run.info.run_id).data.metrics
 
 # %% [markdown]
 # This is the baseline that tuning has to beat.
 #
-# To follow in Jupyter, run `.venv/bin/jupyter lab`, right-click `modeling.py` and choose *Open With › Notebook*. (The
-# notebook is kept as a Python file because text can be reviewed and merged; Jupytext pairs it with `modeling.ipynb`,
-# which has the outputs. `jupytext --to ipynb modeling.py` makes that file without JupyterLab.) Without `make`, on
-# Windows for instance, make an environment of your own in one of these ways, and run the notebook in it with `python -m
-# notebook_tools.run`:
+# To follow in Jupyter, run `.venv/bin/jupyter lab`, right-click `modeling.py` and choose *Open With › Notebook*. The
+# notebook is a Python file because text can be reviewed and merged; Jupytext keeps its outputs beside it, in
+# `modeling.ipynb` (`jupytext --to ipynb modeling.py` makes that file too). Without `make`, on Windows for instance,
+# make an environment in one of these ways, and run the notebook in it with `python -m notebook_tools.run`:
 #
 # ```bash
 # conda env create -f conda.yaml && conda activate mlflow-walkthrough
@@ -156,7 +155,6 @@ def show(helper):
     print(inspect.getsource(helper).replace(f'    """{helper.__doc__}"""\n', ""))
 
 
-# %%
 store = mlflow.get_tracking_uri()
 print("MLflow", mlflow.__version__, store.replace(str(config.PROJECT_DIR), "(this folder)"))
 
@@ -226,6 +224,11 @@ with mlflow.start_run(run_name="Data_Preprocessing", tags=tags) as run:
     about = f"{about}, class 1 is {classes[1]!r}"
     mlflow.set_tag("data", about)
 logger.info(f"{about}, class 0 is {classes[0]!r}, {len(test)} test rows")
+
+# %% [markdown]
+# In the UI, open the run and choose one of its data sets:
+#
+# ![The training data of the run, opened: rows, digest, columns and their types](img/data_set.png)
 
 # %% [markdown]
 # ## Hyperparameter tuning
@@ -365,19 +368,22 @@ with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True
     mlflow.log_dict(ranges, "ranges.json")
     missing = max(n_trials - finished, 0)
     study.optimize(objective, missing, callbacks=[enough], show_progress_bar=True)
-    with plt.rc_context():  # Optuna's plots change the style of all later ones
-        history = plot_optimization_history(study).figure
-        mlflow.log_figure(history, "plots/optimization_history.png")
-        if len({trial.value for trial in study.trials}) > 1:  # else nothing can be important
-            importances = plot_param_importances(study).figure
-            mlflow.log_figure(importances, "plots/param_importances.png")
-        plt.close("all")
     best = study.best_trial
     mlflow.log_params(best.params)
     mlflow.log_metrics({"logloss": best.value, **best.user_attrs})
 
 chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
 logger.info(f"best of {len(study.trials)} trials: log loss {best.value:.4f} with {chosen}")
+
+# %% tags=["hyperparameters_tuning", "remove-input"]
+client = mlflow.MlflowClient()
+with plt.rc_context():  # Optuna's plots change the style of all later ones
+    history = plot_optimization_history(study).figure
+    client.log_figure(run.info.run_id, history, "plots/optimization_history.png")
+    if len({trial.value for trial in study.trials}) > 1:  # else nothing can be important
+        importances = plot_param_importances(study).figure
+        client.log_figure(run.info.run_id, importances, "plots/param_importances.png")
+    plt.close("all")
 
 # %% tags=["remove-input"]
 plot = mlflow.artifacts.load_image(f"runs:/{run.info.run_id}/plots/param_importances.png")
@@ -431,8 +437,9 @@ print(f"100 rounds: {seconds_with():.2f} s, and {live:.2f} s with a call to MLfl
 # ![Log loss and AUC of the trials, round by round](img/runs_charts.png)
 #
 # Select the trials and choose *Compare*. Each line is a trial and runs through its parameters to its log loss (blue is
-# low). Where do the best trials run that the others do not? Here they all have shallow trees and many rounds: a second search
-# would narrow `max_depth` to 2 to 4 and raise the limit of `num_boost_round`, where the best trials stand at the edge.
+# low). Where do the best trials run that the others do not? Here they all have shallow trees and many rounds: a second
+# search would narrow `max_depth` to 2 to 4 and raise the limit of `num_boost_round`, where the best trials stand at the
+# edge.
 #
 # ![The trials compared, as lines through their parameters](img/compare_runs_counter_plot.png)
 #
@@ -574,9 +581,10 @@ logger.info(
 # `xgboost`, which gives back the XGBoost object, and `python_function`, which gives every kind of model the same
 # `predict`.
 
-# %%
+# %% tags=["remove-input"]
 import yaml
 
+# %%
 model_uri = f"models:/{config.CLASSIFIER_MODEL}/{classifier_info.registered_model_version}"
 mlmodel = yaml.safe_load(mlflow.artifacts.load_text(f"{model_uri}/MLmodel"))
 print(yaml.safe_dump(mlmodel["flavors"]))
@@ -586,8 +594,9 @@ print(yaml.safe_dump(mlmodel["flavors"]))
 #
 # ![The files of the model in the UI](img/model_artifacts.png)
 #
-# It also shows what autologging took down. The loss keeps falling on the data that the Booster was trained on, while
-# on the validation data it turns after some rounds: this is why training stops early.
+# It also shows what autologging took down, here both losses in one chart (*Configure* adds a metric to a chart). The
+# loss keeps falling on the data that the Booster was trained on, while on the validation data it turns after the rounds
+# that were kept (the log line above counts them): this is why training stops early.
 #
 # ![Log loss on training and validation data, round by round](img/model_metrics.png)
 
@@ -795,8 +804,7 @@ client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, vers
 # ## MLflow Projects
 #
 # So far everything happened in this notebook. A *project* is code that others can run without reading it first: a
-# file `MLproject` that names its commands (**entry points**) and their parameters, and the environment that they
-# need.
+# file `MLproject` names its commands (**entry points**), their parameters, and the environment that they need.
 #
 # ### From cells to scripts
 #
@@ -925,14 +933,8 @@ few = {
 mlflow.run(".", "main", parameters=few, experiment_id=run.info.experiment_id, env_manager=manager)
 
 # %% [markdown]
-# Each pipeline made a new version of the model; the alias is at the last one that passed the gate:
-
-# %%
-versions = client.search_model_versions(f"name = '{config.CLASSIFIER_MODEL}'")
-aliases = client.get_registered_model(config.CLASSIFIER_MODEL).aliases
-print("versions:", sorted(int(version.version) for version in versions), "aliases:", aliases)
-
-# %% [markdown]
+# Each pipeline made a new version of the model; the alias is at the last one that passed the gate.
+#
 # ![A pipeline in the list of runs, unfolded](img/pipeline_run.png)
 
 # %% [markdown]
@@ -1277,9 +1279,8 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
         """Predict probabilities.
 
         Args:
-            context: As above.
+            context: Not used, like `params`.
             model_input: n rows of features, as they stand in the training data: words are words.
-            params: Not used.
 
         Returns:
             An array of shape (n, 2): the probabilities of class 0 and class 1.

@@ -60,7 +60,7 @@ workers = [
     for _ in range(2)
 ]
 
-# %%
+# %% tags=["volatile"]
 print("both finished:", all([worker.wait() for worker in workers]))
 
 # %% [markdown]

@@ -384,6 +384,16 @@ def registry(page, store):
     return [config.CLASSIFIER_MODEL, "Version 1", f"@ {config.CHAMPION}"]
 
 
+def data_set(page, store):
+    """The training data, opened from the run that made them."""
+    set_height(page, 600)
+    store.open(page, f"runs/{store.run_id('data_preprocessing')}")
+    page.get_by_label("Toggle sidebar").click()
+    page.get_by_text("train (").click()
+    page.get_by_text("Search fields").or_(page.get_by_placeholder("Search fields")).first.wait_for()
+    return ["2 datasets used", "mean radius", "double"]
+
+
 def runs_charts(page, store):
     """The metrics of two trials, with a small and a large learning rate, round by round."""
     set_height(page, 700)
@@ -430,11 +440,22 @@ def model_artifacts(page, store):
 
 
 def model_metrics(page, store):
-    """How the training went."""
-    set_height(page, 640)
+    """How the training went: both losses in one chart."""
+    set_height(page, 560)
     store.open(page, f"runs/{store.run_id('model_training')}/model-metrics")
-    search_charts(page, "logloss", 2)
-    return ["Model_Training", "validation-logloss"]
+    search_charts(page, "validation-logloss", 1)
+    chart = page.locator("[data-testid='experiment-view-compare-runs-card']").first
+    chart.get_by_role("button").last.click()
+    page.get_by_role("menuitem", name="Configure").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("combobox").last.click()
+    page.locator(".du-bois-light-select-item-option[title='train-logloss']").click()
+    page.keyboard.press("Escape")
+    dialog.get_by_text("Save changes").click()
+    dialog.wait_for(state="detached")
+    chart.get_by_role("button").nth(-2).click()  # to full screen
+    page.get_by_role("dialog").locator(".js-plotly-plot .trace").nth(1).wait_for()
+    return ["Model_Training (train-logloss)", "Model_Training (validation-logloss)"]
 
 
 def shap_plot(page, store):
@@ -449,6 +470,7 @@ MLFLOW_PICTURES = {
     for show in [
         mlflow_main,
         runs_list,
+        data_set,
         runs_charts,
         registry,
         pipeline_run,

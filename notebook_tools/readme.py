@@ -27,6 +27,7 @@ WIDTH = 100  # of a line of code or output, in characters
 # What differs from run to run and means nothing to a reader, and what stands in its place.
 VARYING = [
     (r"\x1b\[[0-9;]*m", ""),  # colours
+    (r"(Registered model|Successfully registered|Created version) .*'.*\n", ""),  # our own lines say which version
     (r"\[[\d:]+\] Task \[xgboost\.dask-\d+\]:\S+ got rank \d+\n*", ""),  # workers, in any order
     (r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),  # runs and models
     (r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?", "<time>"),
@@ -140,8 +141,8 @@ class Page(Preprocessor):
         for output in outputs:
             if output.output_type == "error":
                 message = wrapped(sanitise(f"{output.ename}: {output.evalue}", self.folder)).split("\n")
-                if len(message) > 5:  # what matters is said first or last
-                    message[2:-2] = ["  …"]
+                if len(message) > 4:  # what matters is said first or last
+                    message[1:-2] = ["  …"]
                 output = {"output_type": "stream", "name": "stderr", "text": "\n".join(message)}
             elif output.output_type == "stream":
                 output.text = wrapped(sanitise(output.text, self.folder))

@@ -22,9 +22,8 @@ class CancerProbability(mlflow.pyfunc.PythonModel):
         """Predict probabilities.
 
         Args:
-            context: As above.
+            context: Not used, like `params`.
             model_input: n rows of features, as they stand in the training data: words are words.
-            params: Not used.
 
         Returns:
             An array of shape (n, 2): the probabilities of class 0 and class 1.

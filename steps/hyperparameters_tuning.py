@@ -93,16 +93,18 @@ with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True
     mlflow.log_dict(ranges, "ranges.json")
     missing = max(n_trials - finished, 0)
     study.optimize(objective, missing, callbacks=[enough], show_progress_bar=True)
-    with plt.rc_context():  # Optuna's plots change the style of all later ones
-        history = plot_optimization_history(study).figure
-        mlflow.log_figure(history, "plots/optimization_history.png")
-        if len({trial.value for trial in study.trials}) > 1:  # else nothing can be important
-            importances = plot_param_importances(study).figure
-            mlflow.log_figure(importances, "plots/param_importances.png")
-        plt.close("all")
     best = study.best_trial
     mlflow.log_params(best.params)
     mlflow.log_metrics({"logloss": best.value, **best.user_attrs})
 
 chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
 logger.info(f"best of {len(study.trials)} trials: log loss {best.value:.4f} with {chosen}")
+
+client = mlflow.MlflowClient()
+with plt.rc_context():  # Optuna's plots change the style of all later ones
+    history = plot_optimization_history(study).figure
+    client.log_figure(run.info.run_id, history, "plots/optimization_history.png")
+    if len({trial.value for trial in study.trials}) > 1:  # else nothing can be important
+        importances = plot_param_importances(study).figure
+        client.log_figure(run.info.run_id, importances, "plots/param_importances.png")
+    plt.close("all")

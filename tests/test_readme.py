@@ -156,7 +156,7 @@ def test_page_of_a_small_notebook(tmp_path):
     )
     assert "| a |\n| --- |\n| 1 |\n\n| a |\n| --- |\n| 1 |" in text
     error = text[text.index("ValueError") :].split("```")[0].splitlines()
-    assert len(error) == 5 and error[2] == "  …"
+    assert len(error) == 4 and error[1] == "  …"
     assert text.index("<!-- volatile") < text.index("```text\n9\n```") < text.index("<!-- /volatile -->")
     assert text.count("done in") == 1
     assert "import x" not in text and "draw()" not in text
