@@ -298,7 +298,7 @@ def test_interrupt_that_python_drops(tmp_path):
     code = """if True:
         import os, signal, sys, time
         import config, utils
-        config.INTERRUPT_AGAIN_SECONDS = 1
+        config.INTERRUPT_AGAIN_SECONDS = 3
         sys.argv = ["x"]
         utils.arguments("flavour-comparison", "training-run-id")
         class Lost:
