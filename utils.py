@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import urllib.parse
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -159,6 +160,10 @@ REMEDIES = {
     r"deleted experiment": (
         "Restore it: mlflow experiments restore --experiment-id NUMBER (mlflow experiments search --view deleted_only)"
     ),
+    r"Run with id=\w+ not found": (
+        "`mlflow run` made it in another folder, because the store's address is relative to where you are: "
+        "export MLFLOW_TRACKING_URI=sqlite:////FOLDER/mlflow.db"
+    ),
     r"filesystem tracking backend": (
         "Take old runs along: mlflow migrate-filestore --source mlruns --target sqlite:///mlflow.db, then "
         "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
@@ -196,7 +201,9 @@ def check_store():
         StepError: It cannot. The line says why and what to do.
     """
     uri = mlflow.get_tracking_uri()
-    database = None
+    folder, database = os.getcwd(), None
+    if not uri.startswith(("http://", "https://")) and urllib.parse.unquote(folder) != folder:
+        raise StepError(f"{folder}: MLflow would keep files in another folder. Take the % out of this one's name.")
     try:
         if re.match(r"[\w.-]+:\d+(/|$)", uri):
             raise StepError(
@@ -207,6 +214,12 @@ def check_store():
             http_request(get_default_host_creds(uri), "/health", "GET", **options)
         elif uri.startswith("sqlite:///"):
             path = Path(sqlalchemy.make_url(uri).database)
+            encoded = Path(uri.removeprefix("sqlite:///")).parent
+            if encoded != path.parent and "?" not in str(path):
+                # MLflow makes the folder of the database, and forgets that in an address %20 means a space
+                mlflow.set_tracking_uri(f"sqlite:///{path.as_posix()}")
+                with contextlib.suppress(OSError):  # that of `mlflow run`; a folder that is not empty stays
+                    encoded.rmdir()
             database = None if path.exists() else path
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -215,8 +228,10 @@ def check_store():
         elif "://" in uri and not uri.startswith("file:"):
             sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 5}).connect().close()
         mlflow.search_experiments(max_results=1)
+        if "MLFLOW_RUN_ID" in os.environ:
+            mlflow.get_run(os.environ["MLFLOW_RUN_ID"])
     except (MlflowException, OSError, ImportError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
-        if database and "full" in str(error):  # what was begun is of no use
+        if database and re.search("full|Run with id", str(error)):  # what was begun is of no use
             database.unlink(missing_ok=True)
         raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
 
@@ -505,6 +520,10 @@ def set_up():
     # MLflow repeats a failed request for minutes. A server that is not back after half a minute will need our help.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    # A proxy is for the world outside. What listens on this machine is asked directly, in either way to write it.
+    direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
+    direct = ",".join(dict.fromkeys(filter(None, [*direct, "127.0.0.1", "localhost"])))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
     # MLflow looks for git, and warns at length where there is none.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     # Progress of copying a local file, and two lines with addresses for every trial.
