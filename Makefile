@@ -85,11 +85,16 @@ format: .venv/tests ## format the Python files
 	ruff format
 	ruff format --line-length 100 modeling.py chapters/*.py
 
+# uv writes into each line for which systems it is, those of pyproject.toml: the list is easier to read without.
+ALL_SYSTEMS := \(*platform_machine == 'arm64' and sys_platform == 'darwin'\) or \
+	\(platform_machine == 'AMD64' and sys_platform == 'win32'\) or sys_platform == 'linux'\)*
 constraints: .venv/installed ## look for newer versions of all packages below the requirements.txt files
 	grep -v '^-c' requirements.txt | uv pip compile - --group pyproject.toml:test --universal --python-version 3.11 \
 		--upgrade --no-header --no-annotate --quiet --output-file constraints.txt
 	grep -v '^-c' docker/mlserve/requirements.txt | uv pip compile - --universal --python-version 3.11 \
 		--upgrade --no-header --no-annotate --quiet --output-file docker/mlserve/constraints.txt
+	sed -E -i.bak "s/ (;|and) $(ALL_SYSTEMS)$$//" constraints.txt docker/mlserve/constraints.txt
+	rm constraints.txt.bak docker/mlserve/constraints.txt.bak
 
 clean: ## remove what was made, except the runs and models
 	rm -rf .venv docker/mlserve/.venv modeling.ipynb chapters/*.ipynb .pytest_cache .ruff_cache
