@@ -104,12 +104,15 @@ def interrupt(number, frame):
 
 def end_in_one_line(kind, error, trace):
     """Say without a traceback what is no fault of the code: a hook for `sys.excepthook`."""
+    full = error  # Optuna trips over a journal that cannot be written: the full disk is the error before
+    while full and getattr(full, "errno", None) != errno.ENOSPC:
+        full = full.__cause__ or full.__context__
     if isinstance(error, KeyboardInterrupt):
         print("Interrupted. What was not finished is not used: run the step again.", file=sys.stderr)
     elif isinstance(error, StepError):
         print(error, file=sys.stderr)
-    elif getattr(error, "errno", None) in {errno.ENOSPC, errno.EACCES, errno.EROFS}:
-        print(in_one_line(error), file=sys.stderr)
+    elif full or getattr(error, "errno", None) in {errno.EACCES, errno.EROFS}:
+        print(in_one_line(full or error), file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -202,8 +205,10 @@ def check_store():
     """
     uri = mlflow.get_tracking_uri()
     folder, database = os.getcwd(), None
-    if not uri.startswith(("http://", "https://")) and urllib.parse.unquote(folder) != folder:
-        raise StepError(f"{folder}: MLflow would keep files in another folder. Take the % out of this one's name.")
+    if not uri.startswith(("http://", "https://")) and (
+        urllib.parse.unquote(folder) != folder or {"'", '"'} <= set(folder)
+    ):
+        raise StepError(f"{folder}: MLflow cannot keep files in a folder of this name. Take the % or the quotes out.")
     try:
         if re.match(r"[\w.-]+:\d+(/|$)", uri):
             raise StepError(
@@ -500,7 +505,8 @@ def open_storage(address):
         path = Path(address).expanduser().absolute()
         if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
             raise StepError(
-                f"{path} ends in half a line, of a process that was killed: remove it: sed -i '$ d' '{path}'"
+                f"{path} ends in half a line, of a process that was killed or of a full disk: "
+                f"remove it: sed -i '$ d' '{path}'"
             )
         logger.info(f"The study is in {path}")
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
