@@ -11,6 +11,7 @@ import re
 import signal
 import sqlite3
 import sys
+import urllib.parse
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -102,12 +103,15 @@ def interrupt(number, frame):
 
 def end_in_one_line(kind, error, trace):
     """Say without a traceback what is no fault of the code: a hook for `sys.excepthook`."""
+    full = error  # Optuna trips over a journal that cannot be written: the full disk is the error before
+    while full and getattr(full, "errno", None) != errno.ENOSPC:
+        full = full.__cause__ or full.__context__
     if isinstance(error, KeyboardInterrupt):
         print("Interrupted. What was not finished is not used: run the step again.", file=sys.stderr)
     elif isinstance(error, StepError):
         print(error, file=sys.stderr)
-    elif getattr(error, "errno", None) in {errno.ENOSPC, errno.EACCES, errno.EROFS}:
-        print(in_one_line(error), file=sys.stderr)
+    elif full or getattr(error, "errno", None) in {errno.EACCES, errno.EROFS}:
+        print(in_one_line(full or error), file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
 
@@ -158,6 +162,10 @@ REMEDIES = {
     r"deleted experiment": (
         "Restore it: mlflow experiments restore --experiment-id NUMBER (mlflow experiments search --view deleted_only)"
     ),
+    r"Run with id=\w+ not found": (
+        "`mlflow run` made it in another folder, because the store's address is relative to where you are: "
+        "export MLFLOW_TRACKING_URI=sqlite:////FOLDER/mlflow.db"
+    ),
     r"filesystem tracking backend": (
         "Take old runs along: mlflow migrate-filestore --source mlruns --target sqlite:///mlflow.db, then "
         "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
@@ -195,7 +203,11 @@ def check_store():
         StepError: It cannot. The line says why and what to do.
     """
     uri = mlflow.get_tracking_uri()
-    database = None
+    folder, database = os.getcwd(), None
+    if not uri.startswith(("http://", "https://")) and (
+        urllib.parse.unquote(folder) != folder or {"'", '"'} <= set(folder)
+    ):
+        raise StepError(f"{folder}: MLflow cannot keep files in a folder of this name. Take the % or the quotes out.")
     try:
         if re.match(r"[\w.-]+:\d+(/|$)", uri):
             raise StepError(
@@ -206,6 +218,12 @@ def check_store():
             http_request(get_default_host_creds(uri), "/health", "GET", **options)
         elif uri.startswith("sqlite:///"):
             path = Path(sqlalchemy.make_url(uri).database)
+            encoded = Path(uri.removeprefix("sqlite:///")).parent
+            if encoded != path.parent and "?" not in str(path):
+                # MLflow makes the folder of the database, and forgets that in an address %20 means a space
+                mlflow.set_tracking_uri(f"sqlite:///{path.as_posix()}")
+                with contextlib.suppress(OSError):  # that of `mlflow run`; a folder that is not empty stays
+                    encoded.rmdir()
             database = None if path.exists() else path
             with contextlib.closing(sqlite3.connect(path)) as connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -214,8 +232,10 @@ def check_store():
         elif "://" in uri and not uri.startswith("file:"):
             sqlalchemy.create_engine(uri, connect_args={"connect_timeout": 5}).connect().close()
         mlflow.search_experiments(max_results=1)
+        if "MLFLOW_RUN_ID" in os.environ:
+            mlflow.get_run(os.environ["MLFLOW_RUN_ID"])
     except (MlflowException, OSError, ImportError, sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
-        if database and "full" in str(error):  # what was begun is of no use
+        if database and re.search("full|Run with id", str(error)):  # what was begun is of no use
             database.unlink(missing_ok=True)
         raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
 
@@ -483,7 +503,8 @@ def open_storage(address):
         path = Path(address).expanduser().absolute()
         if path.exists() and path.read_bytes()[-1:] not in (b"", b"\n"):
             raise StepError(
-                f"{path} ends in half a line, of a process that was killed: remove it: sed -i '$ d' '{path}'"
+                f"{path} ends in half a line, of a process that was killed or of a full disk: "
+                f"remove it: sed -i '$ d' '{path}'"
             )
         logger.info(f"The study is in {path}")
         return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
@@ -503,6 +524,10 @@ def set_up():
     # MLflow repeats a failed request for minutes. A server that is not back after half a minute will need our help.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "5")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    # A proxy is for the world outside. What listens on this machine is asked directly, in either way to write it.
+    direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
+    direct = ",".join(dict.fromkeys(filter(None, [*direct, "127.0.0.1", "localhost"])))
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
     # MLflow looks for git, and warns at length where there is none.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     # Progress of copying a local file, and two lines with addresses for every trial.

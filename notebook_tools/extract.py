@@ -251,8 +251,16 @@ def _script(name, cells, path, label):
     return text
 
 
-def _write(path, text):
-    """Write a file in one step, so that nobody ever sees half of it."""
+def write_whole(path, text):
+    """Write a file in one step, so that nobody ever sees half of it.
+
+    Args:
+        path: The `pathlib.Path` of the file; it keeps its permissions.
+        text: What it is to hold.
+
+    Raises:
+        OSError: It cannot be written. What was there before is there still.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(descriptor, "w", encoding="utf-8", newline="\n") as file:
@@ -321,7 +329,7 @@ def extract(notebooks, out, scripts, root=None, check=False, whole=True):
         try:
             out.mkdir(parents=True, exist_ok=True)
             for path in changes:
-                _write(path, texts[path])
+                write_whole(path, texts[path])
         except OSError as error:
             raise ExtractError(f"{out}: cannot be written: {error.strerror}") from None
     return changes

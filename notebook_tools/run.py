@@ -11,11 +11,13 @@ import time
 
 import jupytext
 import mlflow
+from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import config
-from notebook_tools.extract import ExtractError, check_pair, read_notebook
+import utils
+from notebook_tools.extract import ExtractError, check_pair, read_notebook, write_whole
 
 
 def chapters():
@@ -28,10 +30,15 @@ def copy_project(folder):
 
     Args:
         folder: The `pathlib.Path` of an existing folder.
+
+    Raises:
+        SystemExit: Git does not say which files they are.
     """
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=config.PROJECT_DIR, capture_output=True, text=True, check=True).stdout
-    for name in listed.splitlines():
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=config.PROJECT_DIR, capture_output=True, text=True)
+    if listed.returncode:  # a ZIP file without .git, or a clone that belongs to somebody else
+        sys.exit(f"error: git must say which files belong to the project. {' '.join(listed.stderr.split())}")
+    for name in listed.stdout.split("\0"):
         if (config.PROJECT_DIR / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(config.PROJECT_DIR / name, folder / name)
@@ -46,6 +53,7 @@ def execute(notebook, folder):
 
     Raises:
         CellExecutionError: A cell failed.
+        NoSuchKernel, OSError, RuntimeError: The kernel does not start, or has died.
     """
     start = time.monotonic()
 
@@ -62,6 +70,10 @@ def execute(notebook, folder):
         on_cell_start=show_section,
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # the kernel warns about each local connection
     )
+    # nbclient's `execute` would do this too, and trip over a kernel that ends at once
+    client.create_kernel_manager()
+    client.start_new_kernel()
+    client.start_new_kernel_client()
     client.execute()
 
 
@@ -101,15 +113,24 @@ def run(source):
     except ExtractError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    code = 1
     try:
         execute(notebook, source.parent)
+        code = 0
     except CellExecutionError as error:
         print(f"error: a cell of {source.name} failed; its output is in {result.name}\n{error}", file=sys.stderr)
-        return 1
+    except (NoSuchKernel, OSError, RuntimeError) as error:
+        reason = f"the kernel of {source.name} does not start, or has died: {error}"
+        print(f"error: {reason}. To see the kernels: jupyter kernelspec list", file=sys.stderr)
     finally:
-        jupytext.write(notebook, result)
-        source.touch()  # Jupyter takes the inputs from the newer file of the pair
-    return 0
+        if any(cell.get("execution_count") for cell in notebook.cells):
+            try:
+                write_whole(result, jupytext.writes(notebook, "ipynb"))
+                source.touch()  # Jupyter takes the inputs from the newer file of the pair
+            except OSError as error:
+                print(f"error: {result.name} is not kept. {utils.in_one_line(error)}", file=sys.stderr)
+                code = 1
+    return code
 
 
 def main(arguments=None):

@@ -227,12 +227,27 @@ def test_full_or_read_only_disk(empty_project, small_disk):
     assert empty_project.runs(status="RUNNING") == []
 
 
-# --- Interrupted steps: one line, the run has failed, no process is left
-
-
 @pytest.fixture
 def project(trained, tmp_path):
     return trained.copy(tmp_path)
+
+
+@pytest.mark.slow
+def test_full_disk_under_a_journal(project, small_disk):
+    """It is full in the middle of a search, which has failed then. With half a line less, the next search goes on."""
+    journal = small_disk / "optuna.journal"
+    subprocess.run(["mount", "-o", "remount,size=12k", small_disk], check=True)
+    options = ["--n-trials", 30, "--storage", journal]
+    assert "Make room on the disk" in refusal(project.step("hyperparameters_tuning", *options))
+    assert project.runs(status="RUNNING") == []
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    line = refusal(project.step("hyperparameters_tuning", *options))
+    assert "of a full disk" in line
+    subprocess.run(line.rpartition(": ")[2], shell=True, check=True)
+    assert "INFO: best of 3" in succeed(project.step("hyperparameters_tuning", *options))
+
+
+# --- Interrupted steps: one line, the run has failed, no process is left
 
 
 def interrupt(project, process, step, number, ready=lambda: True, group=False):

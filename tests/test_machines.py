@@ -1,0 +1,246 @@
+"""Other machines and other people's habits: proxies, odd folders, taken ports, moved environments, broken kernels."""
+
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from support import ROOT, Project, refusal, succeed, tracking_server
+
+import config
+import servers
+import utils
+
+MAKE = ["make", "--silent", "-o", ".venv/installed", "-o", "docker/mlserve/.venv/installed"]
+DEAD = "http://127.0.0.1:9"  # nothing listens on the port "discard"
+
+
+@pytest.fixture(scope="module")
+def web():
+    """A server of this machine, which answers each request; yields its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+# --- Proxies
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower", "direct"),
+    [
+        (None, None, "127.0.0.1,localhost"),
+        ("corp.example", None, "corp.example,127.0.0.1,localhost"),
+        (None, "corp.example", "corp.example,127.0.0.1,localhost"),
+        ("ignored.example", "localhost,corp.example", "localhost,corp.example,127.0.0.1"),
+    ],
+)
+def test_no_proxy_is_completed(monkeypatch, web, upper, lower, direct):
+    """What the user has set stays. Where both are set, programs take the one in small letters."""
+    for name, value in {"NO_PROXY": upper, "no_proxy": lower}.items():
+        monkeypatch.setenv(name, value or "")
+    monkeypatch.setenv("HTTP_PROXY", DEAD)
+    monkeypatch.setenv("http_proxy", DEAD)
+    with pytest.raises(requests.exceptions.ProxyError):
+        requests.get(f"http://192.0.2.1:{web}/", timeout=5)
+    for _ in range(2):
+        utils.set_up()
+        assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == direct
+    for host in ["127.0.0.1", "localhost"]:
+        assert requests.get(f"http://{host}:{web}/", timeout=5).ok
+
+
+@pytest.mark.parametrize("file", ["docker/mlserve/Dockerfile", "docker/tracking/docker-compose.yml"])
+def test_health_check_past_a_proxy(web, file):
+    text = (ROOT / file).read_text()
+    if file.endswith(".yml"):
+        *start, code = yaml.safe_load(text)["services"]["tracking-server"]["healthcheck"]["test"][1:]
+    else:
+        *start, code = json.loads(re.search(r"HEALTHCHECK.*? CMD (.*)", text.replace("\\\n", ""))[1])
+    assert start == ["python", "-c"]
+    environment = os.environ | {"http_proxy": DEAD, "HTTP_PROXY": DEAD, "no_proxy": "", "NO_PROXY": ""}
+
+    def check(port):
+        command = [sys.executable, "-c", re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{port}", code)]
+        return subprocess.run(command, env=environment, capture_output=True).returncode
+
+    assert check(web) == 0
+    assert check(servers.free_port()) == 1
+
+
+@pytest.mark.slow
+def test_steps_past_a_proxy(trained, tmp_path):
+    """Our own requests to a server on this machine, and MLflow's to a local tracking server."""
+    proxy = {"HTTP_PROXY": DEAD, "http_proxy": DEAD, "NO_PROXY": "", "no_proxy": "corp.example"}
+    project = trained.copy(tmp_path)
+    succeed(project.step("model_serving", "--model-uri", f"models:/{config.CLASSIFIER_MODEL}/1", **proxy))
+    with tracking_server(f"sqlite:///{tmp_path}/server.db", tmp_path / "artifacts") as address:
+        succeed(project.step("data_preprocessing", MLFLOW_TRACKING_URI=address, **proxy))
+
+
+# --- Folders, and where a command is given
+
+
+@pytest.mark.slow
+def test_odd_folder(tmp_path):
+    """Nothing comes to be beside it; in an ASCII terminal, inside another repository, under a strict umask."""
+    subprocess.run(["git", "init", "--quiet", tmp_path], check=True)
+    folder = tmp_path / "it's 50% of Müller & Söhne, #1"
+    folder.mkdir()
+    project = Project(folder)
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    command = "umask 077; mlflow run . -e data-preprocessing --env-manager local; exit $?"
+    succeed(project.run("sh", "-c", command, **ascii_only))
+    succeed(project.step("data_preprocessing", **ascii_only))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", folder.name]
+    for run in project.runs("tags.step = 'data_preprocessing'"):
+        assert (folder / "mlruns" / run.info.experiment_id / run.info.run_id / "artifacts/datasets/train.csv").exists()
+    assert len(project.runs("tags.step = 'data_preprocessing'")) == 2
+
+
+@pytest.mark.parametrize("name", ["a%20b", """it's "mine" """])
+def test_folder_that_mlflow_cannot_use(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with pytest.raises(utils.StepError, match="Take the % or the quotes out."):
+        utils.set_experiment()
+    assert list(tmp_path.iterdir()) == [folder]
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.slow
+def test_relative_address_from_another_folder(empty_project, tmp_path_factory):
+    """`mlflow run` makes the run here, the step looks for it in the folder of the project."""
+    folder, variables = tmp_path_factory.mktemp("elsewhere"), {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    command = ["mlflow", "run", str(empty_project.folder), "-e", "data-preprocessing", "--env-manager", "local"]
+    assert "export MLFLOW_TRACKING_URI=sqlite:////FOLDER" in refusal(
+        empty_project.run(*command, cwd=folder, **variables)
+    )
+    assert not (empty_project.folder / "mlflow.db").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away")
+def test_clone_of_somebody_else(tmp_path):
+    """Git does not look into it; MLflow then knows no commit. What needs git says so."""
+    subprocess.run(["git", "clone", "--quiet", ROOT, tmp_path / "clone"], check=True)
+    project = Project(tmp_path / "clone")
+    subprocess.run(["chown", "--recursive", "1234:1234", project.folder], check=True)
+    succeed(project.mlflow_run("data-preprocessing"))
+    line = refusal(project.run("python", "-m", "notebook_tools.readme"))
+    assert line.startswith("error: git must say which files belong to the project. fatal: detected dubious ownership")
+
+
+# --- make
+
+
+@pytest.mark.parametrize(
+    ("target", "port"),
+    [("ui", "UI_PORT"), ("tracking-server", "TRACKING_PORT")]
+    + [("mlserve", f"MLSERVE_{name}PORT") for name in ["", "GRPC_", "METRICS_"]],
+)
+def test_taken_port(tmp_path, web, target, port):
+    free = [f"MLSERVE_{name}PORT={servers.free_port()}" for name in ["", "GRPC_", "METRICS_"]]
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    command = [*MAKE, target, *free, f"{port}={web}"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    line, made = result.stderr.splitlines()
+    assert line == f"Port {web} is in use. Choose another one: make {target} {port}=..."
+    assert made.endswith("Error 1")
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
+
+
+def test_moved_environment_is_made_anew(tmp_path):
+    folder = tmp_path / "My Project"
+    (folder / ".venv").mkdir(parents=True)
+    for name in ["Makefile", "requirements.txt", "constraints.txt", "pyproject.toml"]:
+        shutil.copy(ROOT / name, folder)
+    (folder / ".venv" / "installed").write_text(f"{folder.resolve()}\n")
+
+    def said(folder):
+        command = ["make", "--dry-run", ".venv/installed"]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+    assert "up to date" in said(folder)
+    moved = folder.rename(tmp_path / "It's (mine)")
+    assert "-m venv --clear .venv" in said(moved)
+
+
+def test_python_versions_agree():
+    """What the Makefile takes is what the workflow tests, from the oldest to the newest."""
+    first, beyond = re.search(
+        r"\(3, (\d+)\) <= sys.version_info < \(3, (\d+)\)", (ROOT / "Makefile").read_text()
+    ).groups()
+    jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
+    assert jobs["linux"]["strategy"]["matrix"]["python"] == [f"3.{first}", f"3.{int(beyond) - 1}"]
+    assert "llvmlite==0.3" not in (ROOT / "constraints.txt").read_text()  # of 2021, for Intel Macs
+
+
+@pytest.mark.slow
+def test_python_safe_path(empty_project):
+    """With it set, Python does not look into the current folder."""
+    succeed(empty_project.run(*MAKE, "check-readme", PYTHONSAFEPATH="1"))
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_devcontainer(tmp_path):
+    """Its command, in a clone, makes an environment that works; its ports are those of the servers."""
+    settings = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    assert set(settings["portsAttributes"]) == {str(port) for port in settings["forwardPorts"]}
+    shown = (ROOT / "README.md").read_text() + (ROOT / "Makefile").read_text()
+    assert all(f"127.0.0.1:{port}" in shown for port in settings["forwardPorts"])
+    subprocess.run(["git", "clone", "--quiet", ROOT, tmp_path], check=True)
+    project = Project(tmp_path)
+    succeed(project.run("sh", "-c", settings["postCreateCommand"]))
+    program = settings["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    program = program.replace("${containerWorkspaceFolder}", str(tmp_path))
+    result = project.run(program, "-c", "import sys, mlflow; print(sys.prefix)")
+    assert result.stdout == f"{tmp_path}/.venv\n"
+
+
+# --- Kernels that do not start, or die
+
+
+KERNELS = {"is not there": ["/no/such/python"], "ends at once": ["false"], "dies": None}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("argv", KERNELS.values(), ids=KERNELS)
+def test_broken_kernel(empty_project, argv):
+    """One line, and an older result stays."""
+    folder, name = empty_project.folder, "python3"
+    if argv:
+        name = "broken"
+        (folder / "kernels" / name).mkdir(parents=True)
+        spec = {"argv": argv, "display_name": name, "language": "python"}
+        (folder / "kernels" / name / "kernel.json").write_text(json.dumps(spec))
+    kernel = f"# ---\n# jupyter:\n#   kernelspec:\n#     display_name: x\n#     language: python\n#     name: {name}\n# ---\n\n"
+    (folder / "short.ipynb").write_text("{}")
+    (folder / "short.py").write_text(kernel + "# %%\nimport os, signal; os.kill(os.getpid(), signal.SIGKILL)\n")
+    os.utime(folder / "short.ipynb", (0, 0))
+    result = empty_project.run("python", "-m", "notebook_tools.run", "short.py", JUPYTER_PATH=str(folder))
+    line = refusal(result)
+    assert line.startswith("error: the kernel of short.py does not start, or has died: ")
+    assert argv is None or (folder / "short.ipynb").read_text() == "{}"
