@@ -22,6 +22,8 @@ EARLY_STOPPING_ROUNDS = 20
 ROWS_FOR_THREADS = 10_000
 # How many rows go into one request to a server, and how many the flavours are compared on.
 BATCH_ROWS = 1_000
+# How many rows of a file are read and scored at a time.
+PART_ROWS = 20_000
 
 # What a model must reach before it may become the champion: metrics of mlflow.models.evaluate, greater is better.
 # On a handful of examples a poor model is often right by chance. Precision falls with each cancer called benign.
