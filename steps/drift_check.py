@@ -44,11 +44,9 @@ def compare(before, after, words):
     if not words:
         result = stats.ks_2samp(before, after, method="asymp")
         return result.statistic, result.pvalue
-    counts = pd.concat([before.value_counts(), after.value_counts()], axis="columns").fillna(0)
-    if len(counts) == 1:
-        return 0.0, 1.0
-    distance = stats.contingency.association(counts.astype(int), method="cramer")
-    return distance, stats.chi2_contingency(counts).pvalue
+    counts = pd.concat([before.value_counts(), after.value_counts()], axis=1, keys=[0, 1]).fillna(0)
+    shares = counts / counts.sum()
+    return (shares[0] - shares[1]).abs().sum() / 2, stats.chi2_contingency(counts).pvalue
 
 
 def probability(frame):
