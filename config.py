@@ -22,12 +22,19 @@ EARLY_STOPPING_ROUNDS = 20
 ROWS_FOR_THREADS = 10_000
 # How many rows go into one request to a server, and how many the flavours are compared on.
 BATCH_ROWS = 1_000
+# How many rows of a file are read and scored at a time.
+PART_ROWS = 20_000
 
 # What a model must reach before it may become the champion: metrics of mlflow.models.evaluate, greater is better.
 # On a handful of examples a poor model is often right by chance. Precision falls with each cancer called benign.
 THRESHOLDS = {"accuracy_score": 0.9, "roc_auc": 0.95, "precision_score": 0.9, "example_count": 30}
 # The metric by which a new model is compared with the current champion; one of the above.
 CHAMPION_METRIC = "accuracy_score"
+
+# When new data have drifted from the training data: a p-value (corrected for the number of comparisons) says that a
+# difference is no chance, and a limit that it is large enough to matter: the distance of the values (0 to 1), the change
+# of the share of missing values, the share of words that the model does not know. Fewer rows than these say little.
+DRIFT = {"p_value": 0.01, "distance": 0.15, "missing": 0.1, "unseen": 0.05, "rows": 30}
 
 # In a database, how often a worker shows that its trial is alive, and when another one takes it over, in seconds.
 HEARTBEAT_SECONDS = 5

@@ -2,6 +2,7 @@
 
 import bz2
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -10,7 +11,8 @@ import lzma
 import re
 import zipfile
 import zlib
-from pathlib import Path
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import pandas as pd
@@ -54,64 +56,76 @@ def read_table(path, target=None, encoding=None):
 
     Args:
         path: Path of a CSV file, which may be compressed, or of a Parquet file.
-        target: Name of the target column. None means `target`, or the one of the encoding; False, that rows are to be
-            scored and need none.
+        target: Name of the target column. None means `target`, or the one of the encoding.
         encoding: None for a table to train on. For one that a trained model is to be used on, what `learn_encoding`
             gave for it: the model's columns, and no others, are read as it needs them.
 
     Returns:
-        A `pandas.DataFrame` with one row per example and the target as its last column, and the name of that column
-        (None if `target` is False). Features are float64 (times in days, dates in days since 1970) or str, NaN where
-        missing; the target is int64, float64 or str. The index has the number of each row's line, in Parquet the row's.
+        A `pandas.DataFrame` with one row per example and the target as its last column, and the name of that column.
+        Features are float64 (times in days, dates in days since 1970) or str, NaN where missing; the target is int64,
+        float64 or str. The index has the number of each row's line, in Parquet the row's.
 
     Raises:
         StepError: The table cannot be read or used: one line that begins with the path and says what to do.
     """
     columns = encoding["columns"] if encoding else []
-    words = list(encoding["words"]) if encoding else []
     if target is None:
         target = encoding["target"] if encoding else "target"
-    data = _content(path)
-    if data.startswith(b"PAR1"):
-        frame = _read_parquet(path, data)
-    else:
-        frame = _read_csv(path, data, [target, *words] if target else words, columns)
+    texts = {_plain(name) for name in [target, *(encoding["words"] if encoding else [])]}
+    frame = next(_frames(path, texts.union(map(_plain, columns)), lambda name: _plain(name) in texts))
     renamed = [name for name in frame if set(name) & set("[]<")]
-    frame.columns = [_tidy(name).translate(XGBOOST_NAMES) for name in frame]
+    frame.columns = [_for_xgboost(name) for name in frame]
     if renamed and not encoding:
         logger.warning(f"{path}: XGBoost takes no names with [, ] or <: they become (, ) and _ in {_quoted(renamed)}.")
-    if target:
-        target = _find_target(path, list(frame), target.translate(XGBOOST_NAMES))
+    target = _find_target(path, list(frame), target.translate(XGBOOST_NAMES))
     frame = _without_row_numbers(path, frame, [*columns, target])
     if not len(frame):
         raise StepError(f"{path}: has no rows. Give a file with at least one example of each class.")
-    if target:
-        labels = _labels(path, frame.pop(target), encoding)
-        frame = frame if len(labels) == len(frame) else frame.loc[labels.index]
-
-    unknown = [name for name in frame if encoding and name not in [*columns, encoding["target"]]]
-    if unknown:
-        logger.warning(f"{path}: columns that the model does not know are ignored: {_quoted(unknown)}.")
-    needed = [name for name in frame if name in columns or not encoding]
-    features = {name: _feature(frame[name], name in words if encoding else None) for name in needed}
+    labels = _labels(path, frame.pop(target), encoding)
+    frame = frame if len(labels) == len(frame) else frame.loc[labels.index]
+    if encoding:
+        unknown = [name for name in frame if name not in [*columns, encoding["target"]]]
+        if unknown:
+            logger.warning(f"{path}: columns that the model does not know are ignored: {_quoted(unknown)}.")
+        table, target = _as_the_model_needs(path, frame, encoding), encoding["target"]
+        return table.assign(**{target: labels}), target
+    features = {name: _feature(frame[name], None) for name in frame}
     _check_numbers(path, frame, features)
     if left_out := [name for name, column in features.items() if column is None]:
         logger.warning(f"{path}: left out, since empty, or text that hardly repeats: {_quoted(left_out)}.")
     features = {name: column for name, column in features.items() if column is not None}
-    if not (features or encoding):
+    if not features:
         raise StepError(f"{path}: has no features beside `{target}`. Add columns of numbers or of few words.")
-    table = pd.DataFrame(features, copy=False)
-    if encoding:
-        table, target = add_features(table), target and encoding["target"]
-        if lacking := [name for name in columns if name not in table]:
-            raise StepError(f"{path}: lacks columns that the model needs: {_quoted(lacking)}. Add them, even if empty.")
-        table = table[columns]
-    if not target:
-        return table, None
-    table = table.assign(**{target: labels})
-    if not encoding:
-        _warn_of_doubtful(path, table, target)
+    table = pd.DataFrame(features, copy=False).assign(**{target: labels})
+    _warn_of_doubtful(path, table, target)
     return table, target
+
+
+def read_parts(path, encoding, rows=config.PART_ROWS):
+    """Read a table to score, part by part, so that a file of any length needs no more memory than a part.
+
+    Args:
+        path: Path of a CSV file, which may be compressed, or of a Parquet file.
+        encoding: What `learn_encoding` gave for the model.
+        rows: How many rows a part has at most.
+
+    Yields:
+        Two frames with one row per example and the index of `read_table`: the model's columns, as `read_table` gives
+        them, and all other columns, as they stand in the file.
+
+    Raises:
+        StepError: The table cannot be read or used: one line that begins with the path and says what to do.
+    """
+    columns, empty = encoding["columns"], True
+    numbers = set(columns).difference(encoding["words"])
+    for frame in _frames(path, set(map(_plain, columns)), lambda name: _for_xgboost(name) not in numbers, rows):
+        others = frame.loc[:, [_for_xgboost(name) not in columns for name in frame]]
+        features = _as_the_model_needs(path, frame.rename(columns=_for_xgboost), encoding)
+        if len(frame):
+            yield features, others
+            empty = False
+    if empty:
+        raise StepError(f"{path}: has no rows to score.")
 
 
 def two_classes(labels, positive_class=None, test_size=0.33):
@@ -219,123 +233,154 @@ def _plain(name):
     return _tidy(name).strip(" '\"`").casefold().translate(XGBOOST_NAMES)
 
 
-def _content(path):
-    """The file's bytes, decompressed; other kinds of files than text and Parquet are refused."""
-    decompress = {b"\x1f\x8b": gzip.decompress, b"BZh": bz2.decompress, b"\xfd7z": lzma.decompress, b"PK\3": _unzip}
+def _for_xgboost(name):
+    """A name as it is used for a feature."""
+    return _tidy(name).translate(XGBOOST_NAMES)
+
+
+def _frames(path, known, is_text, rows=None):
+    """The file's rows: frames of so many, or of all. `known` are names to look for, `is_text` says what stays text."""
     try:
-        data = Path(path).read_bytes()
-        for start, function in decompress.items():
-            if data.startswith(start):
-                data = function(data)
-                break
+        with _open(path) as stream:
+            start = stream.read(20)
+        for kind, starts in OTHER_KINDS.items():
+            if start.startswith(starts):
+                raise StepError(f"{path}: this is {kind}: save the table as CSV or Parquet.")
+        frames = _read_parquet(path, rows) if start.startswith(b"PAR1") else _read_csv(path, known, is_text, rows)
+        yield from frames
     except (OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or error
         raise StepError(f"{path}: cannot be read: {reason}. Give the path of a CSV or Parquet file.") from None
-    for kind, starts in OTHER_KINDS.items():
-        if data.startswith(starts):
-            raise StepError(f"{path}: this is {kind}: save the table as CSV or Parquet.")
-    return data
 
 
-def _unzip(data):
+def _open(path):
+    """The file's bytes as a stream, decompressed."""
+    with open(path, "rb") as file:
+        start = file.read(3)
+    openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7z": lzma.open, b"PK\3": _unzip}
+    return next((opener for mark, opener in openers.items() if start.startswith(mark)), open)(path, "rb")
+
+
+def _unzip(path, mode):
     """The one file in a ZIP archive; from a spreadsheet, which is one too, the first bytes of the old format."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-        if {"[Content_Types].xml", "content.xml"} & set(names):
-            return OTHER_KINDS["an Excel file"][0]
-        if len(names) != 1:
-            raise ValueError(f"it holds {len(names)} files instead of one")
-        return archive.read(names[0])
+    archive = zipfile.ZipFile(path)
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    if {"[Content_Types].xml", "content.xml"} & set(names):
+        return io.BytesIO(OTHER_KINDS["an Excel file"][0])
+    if len(names) != 1:
+        raise zipfile.BadZipFile(f"it holds {len(names)} files instead of one")
+    return archive.open(names[0])
 
 
-def _read_parquet(path, data):
-    """All columns; those of lists and of bytes without their values, for they are no features."""
+def _read_parquet(path, rows):
+    """Frames of all columns; those of lists and of bytes without their values, for they are no features."""
     try:
-        table = pq.read_table(io.BytesIO(data))
-        for number, field in enumerate(table.schema):
-            if pa.types.is_nested(field.type) or "binary" in str(field.type):
-                table = table.set_column(number, field.name, pa.nulls(len(table)))
-        frame = table.to_pandas(ignore_metadata=True, date_as_object=False)
+        with _open(path) as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=2**16) as file:
+            first = 1
+            for part in file.iter_batches(rows) if rows else [file.read()]:
+                table = pa.table(part)
+                for number, field in enumerate(table.schema):
+                    if pa.types.is_nested(field.type) or "binary" in str(field.type):
+                        table = table.set_column(number, field.name, pa.nulls(len(table)))
+                # a missing value makes floats of whole numbers, which long ones, such as of patients, do not survive
+                whole = {"integer_object_nulls": bool(rows)}
+                frame = table.to_pandas(ignore_metadata=True, date_as_object=False, **whole)
+                frame.index = pd.RangeIndex(first, first + len(frame), name="row")
+                first += len(frame)
+                yield frame
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StepError(f"{path}: cannot be read as Parquet: {_tidy(str(error))}") from None
-    frame.index = pd.RangeIndex(1, len(frame) + 1, name="row")
-    return frame
 
 
-def _read_csv(path, data, texts, columns):
-    """All columns as pandas takes them, but as text those that are named in `texts`."""
-    data, separators = _as_utf8(path, data), SEPARATORS
-    if declared := re.match(rb"sep=(.)\r?\n", data, re.IGNORECASE):  # spreadsheets write and read this line
-        data, separators = b"\n" + data[declared.end() :], [declared[1].decode()]
-    texts = {_plain(name) for name in texts}
-    known = texts.union(map(_plain, columns))
+def _read_csv(path, known, is_text, rows):
+    """Frames of all columns as pandas takes them, or as text."""
+    codec, length, quoted = _look_through(path)
+    separators, before = SEPARATORS, 0
+    with _text(path, codec) as text:
+        if declared := re.fullmatch(r"sep=(.)\r?\n", text.readline(), re.IGNORECASE):
+            separators, before = [declared[1]], 1  # spreadsheets write and read this line
     try:
         # The separator is the one that makes most of the names that are looked for.
-        headers = {separator: _header(data, separator) for separator in separators}
+        headers = {separator: _header(path, codec, separator, before) for separator in separators}
         separator = max(separators, key=lambda each: len(known.intersection(map(_plain, headers[each][1]))))
         skip, names, values_below = headers[separator]
         if not known.intersection(map(_plain, names)):
-            return pd.DataFrame(columns=names)  # the caller says what is missing
+            yield pd.DataFrame(columns=names)  # the caller says what is missing
+            return
         if values_below > len(names):  # pandas would take the first column for row numbers, or drop the last
             raise ValueError
-        is_text = {number: _plain(name) in texts for number, name in enumerate(names)}
-        options = {"header": None, "skiprows": skip, "names": list(is_text), "low_memory": False}
+        text_columns = {number: is_text(name) for number, name in enumerate(names)}
+        options = {"header": None, "skiprows": skip, "names": list(text_columns), "low_memory": False}
         options |= {"skip_blank_lines": False, "skipinitialspace": True, "keep_default_na": False}
-        options |= {"na_values": {number: [""] if text else MISSING for number, text in is_text.items()}}
-        options |= {"dtype": {number: "str" for number, text in is_text.items() if text}}
-        frame = pd.read_csv(io.BytesIO(data), sep=r"\s+" if separator == " " else separator, **options)
-        lines = range(skip + 1, skip + 1 + len(frame))
-        if skip + len(frame) != data.count(b"\n") + (not data.endswith(b"\n")):  # line breaks inside of quotes
-            lines = [line for line, _ in _records(data, separator)][skip:]
-        frame.index = pd.Index(lines, name="line")
+        options |= {"na_values": {number: [""] if text else MISSING for number, text in text_columns.items()}}
+        options |= {"dtype": {number: "str" for number, text in text_columns.items() if text}}
+        records = islice(_records(path, codec, separator), skip, None)
+        first = skip + 1
+        with _text(path, codec) as text:
+            parts = pd.read_csv(text, sep=r"\s+" if separator == " " else separator, chunksize=rows, **options)
+            for frame in parts if rows else [parts]:
+                lines = range(first, first + len(frame))
+                if quoted and (rows or skip + len(frame) != length):  # line breaks inside of quotes
+                    lines = [line for line, _ in islice(records, len(frame))]
+                first += len(frame)
+                yield frame.set_axis(names, axis=1).set_axis(pd.Index(lines, name="line")).dropna(how="all")
     except ValueError as error:  # also those of pandas' parser
-        raise StepError(f"{path}: cannot be read as CSV: {_fault(data, separator, len(names), error)}.") from None
-    frame.columns = names
-    return frame.dropna(how="all")
+        raise StepError(
+            f"{path}: cannot be read as CSV: {_fault(path, codec, separator, len(names), error)}."
+        ) from None
 
 
-def _as_utf8(path, data):
-    """Text in UTF-8, whatever it was in the file."""
-    try:
-        text, guessed = data.decode("utf-16" if data.startswith(UTF16_MARKS) else "utf-8-sig"), False
-    except UnicodeDecodeError:
-        text, guessed = data.decode("cp1252", errors="replace").replace("\ufffd", "\0"), True
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise StepError(f"{path}: line {line} is not text. Save the table as CSV in UTF-8, or as Parquet.")
-    if not re.search(r"[^\s,;|]", text):
+def _text(path, codec):
+    """The file's text as a stream."""
+    return io.TextIOWrapper(_open(path), codec, newline="")
+
+
+def _look_through(path):
+    """How the text is encoded, how many lines it has, and whether there are quotation marks in it."""
+    with _open(path) as stream:
+        unicode = "utf-16" if stream.read(2) in UTF16_MARKS else "utf-8-sig"
+    for codec, errors, no_text in [(unicode, "strict", "\0"), ("cp1252", "replace", "[\0\ufffd]")]:
+        lines, end, quoted, empty = 0, "\n", False, True
+        with contextlib.suppress(UnicodeDecodeError), _open(path) as stream:
+            for text in codecs.iterdecode(iter(partial(stream.read, 2**20), b""), codec, errors):
+                if wrong := re.search(no_text, text):
+                    line = lines + text.count("\n", 0, wrong.start()) + 1
+                    raise StepError(f"{path}: line {line} is not text. Save the table as CSV in UTF-8, or as Parquet.")
+                lines, end, quoted = lines + text.count("\n"), text[-1], quoted or '"' in text
+                empty = empty and not re.search(r"[^\s,;|]", text)
+            break
+    if empty:
         raise StepError(f"{path}: is empty. Give a file with at least one example of each class.")
-    if guessed:
+    if codec == "cp1252":
         logger.warning(f"{path}: is not in UTF-8, but seems to be in Windows-1252. Look at letters like ä, é and ñ.")
-    return data if data.isascii() else text.encode()
+    return codec, lines + (end != "\n"), quoted
 
 
-def _records(data, separator):
+def _records(path, codec, separator):
     """The number of the first line, and the values, of each record; an empty line is one too."""
-    lines = io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="")
-    if separator == " ":
-        lines = (line.strip() + "\n" for line in lines)
     csv.field_size_limit(2**31 - 1)  # pandas has no limit
-    reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    line = 1
-    for values in reader:
-        yield line, values
-        line = reader.line_num + 1
+    with _text(path, codec) as lines:
+        lines = (line.strip() + "\n" for line in lines) if separator == " " else lines
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        line = 1
+        for values in reader:
+            yield line, values
+            line = reader.line_num + 1
 
 
-def _header(data, separator):
+def _header(path, codec, separator, before):
     """How many records there are down to the header, its names, and how many values the record below it has."""
-    records = _records(data, separator)
-    for number, (_, names) in enumerate(records, start=1):
+    records = islice(_records(path, codec, separator), before, None)
+    for number, (_, names) in enumerate(records, start=before + 1):
         if any(name.strip() for name in names):
             _, below = next(records, (None, []))
             return number, [_tidy(name) for name in names], len(below)
     return 0, [], 0
 
 
-def _fault(data, separator, width, error):
+def _fault(path, codec, separator, width, error):
     """What is wrong with a CSV file, with the line where it is."""
-    for line, values in _records(data, separator):
+    for line, values in _records(path, codec, separator):
         if len(values) > width:
             return f"line {line} has {len(values)} values, but the header has {width} names: name all columns"
     if "EOF inside string" in str(error):
@@ -373,9 +418,26 @@ def _without_row_numbers(path, frame, needed):
         elif len(values) and not (is_number and (values.diff().iloc[1:] == 1).all()):
             logger.warning(f"{path}: column {number + 1}, `{name}`, is taken for the rows' names and left out.")
     frame = frame.iloc[:, kept]
-    if twice := sorted(set(frame.columns[frame.columns.duplicated()])):
-        raise StepError(f"{path}: more than one column is called {_quoted(twice)}. Rename or remove one.")
+    _refuse_twins(path, frame.columns)
     return frame
+
+
+def _refuse_twins(path, names):
+    """Refuse columns of one name."""
+    if twice := sorted(set(names[names.duplicated()])):
+        raise StepError(f"{path}: more than one column is called {_quoted(twice)}. Rename or remove one.")
+
+
+def _as_the_model_needs(path, frame, encoding):
+    """The columns of a trained model, in its order, as numbers and words."""
+    needed = frame.columns[frame.columns.isin(encoding["columns"])]
+    _refuse_twins(path, needed)
+    features = {name: _feature(frame[name], name in encoding["words"]) for name in needed}
+    _check_numbers(path, frame, features)
+    table = add_features(pd.DataFrame(features, copy=False))
+    if lacking := [name for name in encoding["columns"] if name not in table]:
+        raise StepError(f"{path}: lacks columns that the model needs: {_quoted(lacking)}. Add them, even if empty.")
+    return table[encoding["columns"]]
 
 
 def _labels(path, column, encoding):

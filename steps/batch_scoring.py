@@ -1,11 +1,14 @@
 # Generated from chapters/after_deployment.py by notebook_tools/extract.py: do not edit, change the notebook.
 
+import hashlib
 import os
+import tempfile
 
 import mlflow
 import numpy as np
-import pandas as pd
 from loguru import logger
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.exceptions import MlflowException
 from tqdm.auto import tqdm
 
@@ -16,9 +19,9 @@ from utils import StepError
 input, output, model_uri = None, None, "models:/CancerModel@champion"
 input, output, model_uri = utils.arguments("batch-scoring", "input", "output", "model-uri")
 
-if not input or not output:
+if not input or not output or os.path.realpath(input) == os.path.realpath(output):
     raise StepError(
-        "batch-scoring needs two paths: input, the file to score, and output, a CSV file."
+        "batch-scoring needs two paths: input, the file to score, and output, another CSV file."
     )
 utils.check_store()
 try:
@@ -27,34 +30,60 @@ try:
     classifier = mlflow.xgboost.load_model(model_uri)
 except (MlflowException, OSError) as error:
     raise StepError(f"{model_uri} cannot be used: {utils.in_one_line(error)}") from None
-frame, _ = data_files.read_table(input, target=False, encoding=encoding)
-features, _ = data_files.encode(frame, encoding)
+if not hasattr(classifier, "predict_proba"):
+    raise StepError(
+        f"{model_uri} cannot be used: it is no classifier. Give a version of CancerModel."
+    )
 
-starts = tqdm(range(0, len(features), 10_000), unit="10,000 rows")
-parts = [classifier.predict_proba(features.iloc[start : start + 10_000])[:, 1] for start in starts]
-probability = np.concatenate(parts)
-classes = np.array(encoding["classes"])
-scores = pd.DataFrame(
-    {"prediction": classes[(probability > 0.5).astype(int)], "probability": probability},
-    index=frame.index,
-)
 
-utils.set_experiment()
-data = utils.as_dataset(features, input, "scored", None)
-tags = {"step": "batch_scoring", "scored": input, "digest": data.digest, "model_id": info.model_id}
-with mlflow.start_run(run_name="Batch_Scoring", tags=tags):
+def digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+
+
+try:
+    unfinished = tempfile.TemporaryDirectory(dir=os.path.dirname(output) or ".", prefix=".scoring-")
+except OSError as error:
+    raise StepError(f"{output}: cannot be written: {error.strerror}.") from None
+rows, positive = 0, 0
+with unfinished as place:
+    path = os.path.join(place, os.path.basename(output))
+    with open(path, "w", newline="", encoding="utf-8") as file, tqdm(unit=" rows", delay=1) as bar:
+        for features, others in data_files.read_parts(input, encoding):
+            if taken := {"prediction", "probability", features.index.name}.intersection(others):
+                raise StepError(
+                    f"{input}: has columns that the result will have: {taken}. Rename them."
+                )
+            codes, _ = data_files.encode(features, encoding)
+            probability = classifier.predict_proba(codes)[:, 1]
+            is_positive = (probability > 0.5).astype(int)
+            prediction = np.array(encoding["classes"])[is_positive]
+            scores = others.assign(prediction=prediction, probability=probability)
+            scores.to_csv(file, header=not rows)
+            rows, positive = rows + len(scores), positive + int(is_positive.sum())
+            bar.update(len(scores))
+
     versions = mlflow.search_model_versions(filter_string=f"run_id = '{info.run_id}'")
-    named = [f"{v.name} {v.version}" for v in versions if v.source.endswith(info.model_id)]
-    mlflow.set_tag("model_version", ", ".join(named))
-    mlflow.log_input(data, context="scoring")
-    share = float((probability > 0.5).mean())
-    mlflow.log_metrics({"rows": len(scores), "share_of_class_1": share})
-    try:
-        scores.to_csv(f"{output}.part")
-        os.replace(f"{output}.part", output)
-    except OSError as error:
-        raise StepError(f"{output}: cannot be written: {error.strerror or error}.") from None
-    mlflow.log_artifact(output, "scores")
+    tags = {
+        "step": "batch_scoring",
+        "model_version": ", ".join(
+            f"{v.name} {v.version}" for v in versions if v.source.endswith(info.model_id)
+        ),
+        "model_id": info.model_id,
+        "scored": input,
+        "digest": digest(input),
+        "scores_digest": digest(path),
+    }
+    data = MetaDataset(
+        LocalArtifactDatasetSource(input), "scored", tags["digest"], info.signature.inputs
+    )
+    utils.set_experiment()
+    with mlflow.start_run(run_name="Batch_Scoring", tags=tags) as run:
+        mlflow.log_input(data, context="scoring")
+        mlflow.log_metrics({"rows": rows, "share_of_class_1": positive / rows})
+        mlflow.log_artifact(path, "scores")
+        os.replace(path, output)
 logger.info(
-    f"{input}: {len(scores)} rows scored by {model_uri}, {share:.1%} are {encoding['classes'][1]!r}"
+    f"{input}: {rows} rows scored by {tags['model_version']}, "
+    f"{positive / rows:.1%} are {encoding['classes'][1]!r}"
 )

@@ -5,11 +5,8 @@ import sys
 import mlflow
 import nbformat
 import numpy as np
-import pandas as pd
 import pytest
 import xgboost as xgb
-from sklearn.datasets import load_breast_cancer
-from support import refusal
 
 import config
 import data_files
@@ -75,39 +72,18 @@ def test_sharing(after_chapters):
     assert "mlflow-artifacts:models/" in said
 
 
-def test_scored_file(after_chapters):
-    """As it stood: without the added feature, with a column too many; the answers are those of the champion."""
+def test_after_deployment(after_chapters):
+    """A file like the training data passes, another is noticed, and the alias and the last runs are as before."""
     run = after_chapters.newest("batch_scoring")
-    assert run.data.metrics["rows"] == 200
-    champion = after_chapters.registry()[config.CLASSIFIER_MODEL][1][config.CHAMPION]
-    assert run.data.tags["model_version"] == f"{config.CLASSIFIER_MODEL} {champion}"
-    scores = pd.read_csv(after_chapters.client.download_artifacts(run.info.run_id, "scores/scores.csv"))
-    assert scores.line.tolist() == list(range(2, 202))
-    rows = utils.add_features(load_breast_cancer(as_frame=True).data.sample(200, random_state=1))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{after_chapters.folder}/mlflow.db")
-        model = mlflow.xgboost.load_model(f"models:/{config.CLASSIFIER_MODEL}/{champion}")
-    np.testing.assert_allclose(scores.probability, model.predict_proba(rows)[:, 1], rtol=0, atol=1e-6)
-    assert scores.prediction.tolist() == model.predict(rows).tolist()
-
-
-WRONG_INPUT = {
-    "no input": ([], "needs two paths"),
-    "no such file": (["--input", "none.csv", "--output", "out.csv"], "none.csv: cannot be read: No such file"),
-    "no such model": (["--input", "x", "--output", "out.csv", "--model-uri", "models:/None/1"], "cannot be used"),
-    "columns missing": (["--input", "short.csv", "--output", "out.csv"], "short.csv: lacks columns"),
-    "nowhere to write": (["--input", "rows.csv", "--output", "no/out.csv"], "no/out.csv: cannot be written"),
-}
-
-
-@pytest.mark.parametrize(("words", "said"), WRONG_INPUT.values(), ids=WRONG_INPUT)
-def test_wrong_input_for_scoring(walkthrough, words, said):
-    """One line, and no file."""
-    rows = load_breast_cancer(as_frame=True).data.head()
-    rows.to_csv(walkthrough.folder / "rows.csv", index=False)
-    rows.iloc[:, :4].to_csv(walkthrough.folder / "short.csv", index=False)
-    assert said in refusal(walkthrough.step("batch_scoring", *words))
-    assert not (walkthrough.folder / "out.csv").exists()
+    assert run.data.metrics["rows"] == 188
+    assert run.data.tags["model_version"] == f"{config.CLASSIFIER_MODEL} 1"
+    second_lab, first = after_chapters.runs("tags.step = 'drift_check'")
+    assert [first.data.tags["drift"], second_lab.data.tags["drift"]] == ["no", "yes"]
+    versions, aliases = after_chapters.registry()[config.CLASSIFIER_MODEL]
+    assert aliases[config.CHAMPION] == 1 < max(versions)
+    assert "gate: passed\nchampion: version 1, now version" in output_of(after_chapters, "after_deployment")
+    for step in ["data_preprocessing", "model_training", "data_evaluation"]:
+        assert after_chapters.newest(step).info.run_id in {run.info.run_id for run in after_chapters.made}
 
 
 def test_failures(after_chapters):

@@ -39,7 +39,8 @@ SERVE = {
 TRACKING = "docker compose -f docker/tracking/docker-compose.yml up --build"
 PROJECT = "docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject"
 ELSEWHERE = {
-    "mlflow run . -e batch-scoring -P input=new.csv -P output=scores.csv --env-manager local": "tests/test_chapters.py",
+    "mlflow run . -e batch-scoring -P input=new.csv -P output=scores.csv --env-manager local": "tests/test_deployment.py",
+    "mlflow run . -e drift-check -P input=new.csv --env-manager local": "tests/test_deployment.py",
     "make walkthrough": "the fixture `walkthrough`, by the command behind it",
     "curl http://127.0.0.1:5001/invocations --json @serving_input_example.json": "test_curl",
     PROJECT: "tests/test_docker.py",

@@ -43,6 +43,8 @@ def read(tmp_path, monkeypatch):
             content.to_parquet("data")
         else:
             Path("data").write_bytes(content if isinstance(content, bytes) else content.encode())
+        if target is False:
+            return pd.concat(features for features, _ in data_files.read_parts("data", encoding))
         return data_files.read_table("data", target, encoding)[0]
 
     return read
@@ -442,8 +444,8 @@ REFUSED = {
     "half of a gzip": (gzip.compress(GOOD.encode())[:-20], "cannot be read: Compressed file ended"),
     "a damaged gzip": (gzip.compress(GOOD.encode())[:10] + b"damaged" * 9, "cannot be read: Error -3"),
     "another file in gzip": (gzip.compress(bytes(range(255, 0, -1))), f"line 1 {TEXT}"),
-    "half of a bz2": (bz2.compress(GOOD.encode())[:-9], "cannot be read: Compressed data ended"),
-    "half of an xz": (lzma.compress(GOOD.encode())[:-9], "cannot be read: Compressed data ended"),
+    "half of a bz2": (bz2.compress(GOOD.encode())[:-9], "cannot be read: Compressed file ended"),
+    "half of an xz": (lzma.compress(GOOD.encode())[:-9], "cannot be read: Compressed file ended"),
     "half of a zip": (zipped("a.csv")[:-20], "cannot be read: File is not a zip file"),
     "many files in a zip": (zipped("a.csv", "b.csv"), "cannot be read: it holds 2 files instead of one"),
     "Excel": (zipped("[Content_Types].xml", "xl/workbook.xml"), "this is an Excel file: save the table as CSV or Parquet"),
@@ -551,6 +553,74 @@ def test_table_to_score(read, encoding, said, rows):
     assert list(frame) == ["n", "kind", "day"]
     assert data_files.encode(frame, encoding)[1] is None
     assert said == []
+
+
+MANY = "\n".join(["patient,n,kind,day,note", *(f'00{i},{i},{"abc"[i % 3]},,"NA\n{i}"' for i in range(5))])
+
+
+def parts_of(content, encoding, rows=2):
+    """How long the parts of a file are, and the two frames that they make together."""
+    if isinstance(content, pd.DataFrame):
+        content.to_parquet("data")
+    else:
+        Path("data").write_bytes(content if isinstance(content, bytes) else content.encode())
+    features, others = zip(*data_files.read_parts("data", encoding, rows), strict=True)
+    return [len(part) for part in features], pd.concat(features), pd.concat(others)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 100])
+@pytest.mark.parametrize("encode", [bytes, gzip.compress, lambda content: content.decode().encode("utf-16")])
+def test_parts_of_a_file(encoding, said, encode, rows):
+    """What the model does not use stays as it stands, and the lines are those of the file."""
+    sizes, features, others = parts_of(encode(MANY.encode()), encoding, rows)
+    assert sizes == {1: [1] * 5, 2: [2, 2, 1], 100: [5]}[rows]
+    assert features.drop(columns="day").to_dict("list") == {"n": [0, 1, 2, 3, 4], "kind": [*"abcab"]}
+    assert features.day.isna().all() and features.day.dtype == float
+    assert others.to_dict("list") == {"patient": [f"00{i}" for i in range(5)], "note": [f"NA\n{i}" for i in range(5)]}
+    assert features.index.tolist() == others.index.tolist() == [2, 4, 6, 8, 10]
+    assert features.index.name == "line"
+    assert said == []
+
+
+def test_parts_are_those_of_the_whole(read, encoding):
+    """Missing values, an empty line, dates, and a target, which is no feature, in a file without quotation marks."""
+    content = TRAIN.replace("1,a,,bad\n", "?,a,NA,bad\n\n", 1)
+    sizes, features, others = parts_of(content, encoding)
+    whole = read(content, None, encoding)
+    pd.testing.assert_frame_equal(features, whole.drop(columns="target"))
+    assert others.target.tolist() == whole.target.tolist()
+    assert sizes == [2, 2, 1, 2]
+
+
+def test_parts_of_parquet(encoding):
+    """Long numbers of patients stay whole, though one is missing."""
+    frame = pd.DataFrame({"n": [1.0, 2, np.nan], "kind": ["a", None, "c"], "day": [1, 2, 3]})
+    frame["patient"] = pd.array([2**62 + 1, None, 7], dtype="Int64")
+    sizes, features, others = parts_of(frame, encoding)
+    assert sizes == [2, 1]
+    assert features.fillna("").to_dict("list") == {"n": [1, 2, ""], "kind": ["a", "", "c"], "day": [1, 2, 3]}
+    assert others.patient.tolist() == [2**62 + 1, None, 7]
+    assert (features.index.name, features.index.tolist()) == ("row", [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("n,kind,day\n", "has no rows to score."),
+        ("n,kind,day\n\n\n", "has no rows to score."),
+        ("n,kind\n1,a\n", "lacks columns that the model needs: `day`."),
+        ("a,b\n1,2\n", "lacks columns that the model needs: `n`, `kind`, `day`."),
+        ("n,n,kind,day\n1,2,a,\n", "more than one column is called `n`."),
+        ("n,kind,day\n1,a,\n2,a,\n3,a,\n4,a,\nx,a,\n", "line 6, column `n`: 'x'."),
+        ("n,kind,day\n1,a,\n2,a,\n3,a,\n4,a,,5\n", "line 5 has 4 values, but the header has 3 names"),
+        (pd.DataFrame({"n": [1], "kind": ["a"]}), "lacks columns that the model needs: `day`."),
+        (pd.DataFrame({"n": [1, 2, np.inf], "kind": "a", "day": 1}), "row 3, column `n`: 'inf'."),
+    ],
+)
+def test_refused_parts(encoding, content, words):
+    with pytest.raises(StepError) as refused:
+        parts_of(content, encoding)
+    assert words in str(refused.value)
 
 
 def test_target_of_another_name(read, encoding):

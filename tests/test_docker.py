@@ -23,7 +23,11 @@ import utils
 # The folder of each image, with the name of its service in docker-compose.yml.
 IMAGES = {"mlproject_docker": "mlproject", "docker/mlserve": "mlserver"}
 TRACKING = "docker/tracking"  # uses the first image
-STEPS = {"pipeline", *yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]} - {"main", "batch-scoring"}
+STEPS = {"pipeline", *yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]} - {
+    "main",
+    "batch-scoring",
+    "drift-check",
+}
 CHAMPION_URI = f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"
 PASSWORD = "p:w@d/%1"  # must not end up in an address, where it would need quoting
 # The files in the project must belong to the user who starts the containers; for root we take somebody else.

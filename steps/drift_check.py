@@ -1,0 +1,127 @@
+# Generated from chapters/after_deployment.py by notebook_tools/extract.py: do not edit, change the notebook.
+
+import matplotlib.pyplot as plt
+import mlflow
+import numpy as np
+import pandas as pd
+from loguru import logger
+from mlflow.exceptions import MlflowException
+from scipy import stats
+
+import config
+import data_files
+import utils
+from utils import StepError
+
+input, model_uri = None, "models:/CancerModel@champion"
+input, model_uri = utils.arguments("drift-check", "input", "model-uri")
+
+if not input:
+    raise StepError("drift-check needs a path: input, the file to compare with the training data.")
+utils.check_store()
+try:
+    info = mlflow.models.get_model_info(model_uri)
+    encoding = utils.model_encoding(model_uri)
+    classifier = mlflow.xgboost.load_model(model_uri)
+    data_run_id = mlflow.get_run(info.run_id).data.tags.get("data_run_id")
+    if not (data_run_id and hasattr(classifier, "predict_proba")):
+        raise StepError(f"{model_uri}: is no classifier of the step model-training. Give another.")
+    data_run = mlflow.get_run(data_run_id)
+    train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
+except (MlflowException, OSError) as error:
+    raise StepError(f"{model_uri} cannot be used: {utils.in_one_line(error)}") from None
+new = pd.concat([features for features, _ in data_files.read_parts(input, encoding)])
+if len(new) < config.DRIFT["rows"]:
+    raise StepError(
+        f"{input}: has {len(new)} rows, which say little: give at least {config.DRIFT['rows']}."
+    )
+
+
+def compare(before, after, words):
+    before, after = before.dropna(), after.dropna()
+    if before.empty or after.empty:  # the share of missing values says it
+        return np.nan, 1.0
+    if not words:
+        result = stats.ks_2samp(before, after, method="asymp")
+        return result.statistic, result.pvalue
+    counts = pd.concat([before.value_counts(), after.value_counts()], axis=1, keys=[0, 1]).fillna(0)
+    shares = counts / counts.sum()
+    return (shares[0] - shares[1]).abs().sum() / 2, stats.chi2_contingency(counts).pvalue
+
+
+def probability(frame):
+    return pd.Series(classifier.predict_proba(data_files.encode(frame, encoding)[0])[:, 1])
+
+
+answer = f"probability of {encoding['classes'][1]}"
+samples = {name: (train[name], new[name]) for name in encoding["columns"]}
+samples[answer] = (probability(test), probability(new))
+found = []
+for name, (before, after) in samples.items():
+    words = encoding["words"].get(name)
+    distance, p_value = compare(before, after, words)
+    _, p_missing = compare(before.isna().astype(float), after.isna().astype(float), None)
+    found.append(
+        {
+            "column": name,
+            "distance": distance,
+            "p_value": p_value,
+            "missing_before": before.isna().mean(),
+            "missing_now": after.isna().mean(),
+            "p_missing": p_missing,
+            "unseen_words": (after.notna() & ~after.isin(words)).mean() if words else 0.0,
+        }
+    )
+table = pd.DataFrame(found).set_index("column")
+
+p_values = ["p_value", "p_missing"]
+table[p_values] = stats.false_discovery_control(table[p_values], axis=None).reshape(-1, 2)
+limits = config.DRIFT
+change = (table.missing_now - table.missing_before).abs()
+table["drift"] = (
+    ((table.distance >= limits["distance"]) & (table.p_value < limits["p_value"]))
+    | ((change >= limits["missing"]) & (table.p_missing < limits["p_value"]))
+    | (table.unseen_words >= limits["unseen"])
+)
+table = table.sort_values(["drift", "distance"], ascending=False)
+drifted = table.index[table.drift].tolist()
+
+shown = [answer, *table.index.drop(answer)[:3]]
+figure, axes = plt.subplots(1, len(shown), figsize=(11, 3), layout="constrained", squeeze=False)
+for axis, name in zip(axes.flat, shown, strict=True):
+    for label, values in zip(["before", "now"], samples[name], strict=True):
+        values = values.dropna()
+        values = values.sample(min(len(values), 10_000), random_state=config.SEED)
+        if name in encoding["words"]:
+            shares = values.value_counts(normalize=True).head(10)
+            axis.plot(shares.index, shares, "o", alpha=0.6, label=label)
+        elif len(values):
+            axis.ecdf(values, label=label)
+    axis.set_title(f"{name[:30]}{' (drift)' * (name in drifted)}", fontsize="small")
+    axis.legend()
+plt.close(figure)
+
+data = utils.as_dataset(new, input, "incoming", None)
+tags = {"step": "drift_check", "checked": input, "digest": data.digest, "model_id": info.model_id}
+tags |= {"data_run_id": data_run_id, "drift": "yes" if drifted else "no"}
+utils.set_experiment()
+with mlflow.start_run(run_name="Drift_Check", tags=tags) as run:
+    mlflow.log_params(limits)
+    mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)
+    mlflow.log_input(data, context="checking")
+    mlflow.log_metrics(
+        {
+            "rows": len(new),
+            "drifted_columns": len(drifted),
+            "largest_distance": table.distance.max(),
+            "answer_distance": table.distance[answer],
+            "largest_change_of_missing": change.max(),
+            "largest_share_of_unseen_words": table.unseen_words.max(),
+        }
+    )
+    mlflow.log_table(table.reset_index(), "drift/columns.json")
+    mlflow.log_figure(figure, "drift/columns.png")
+if drifted:
+    logger.warning(f"{input}: has drifted from the training data of {model_uri}: {drifted}")
+else:
+    logger.info(f"{input}: {len(new)} rows are like the training data of {model_uri}")

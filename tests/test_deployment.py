@@ -1,0 +1,281 @@
+"""After deployment: files are scored whole or not at all, and drift is seen where there is some, and only there."""
+
+import json
+import signal
+import sys
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from support import Project, only_line, succeed, wait_until
+
+import config
+import data_files
+from benchmarks.rows import measure, write_data
+
+pytestmark = pytest.mark.slow
+
+# Runs steps one after the other, as scripts, in one process, which has to import MLflow only once.
+STEPS = """
+import json, runpy, sys
+said = []
+for step, *options in json.loads(sys.argv[1]):
+    sys.argv = [step, *options]
+    try:
+        runpy.run_module(f"steps.{step}", run_name="__main__")
+        said.append("")
+    except Exception as error:  # what a script says on its way out
+        said.append(str(error) if sys.excepthook.__name__ == "end_in_one_line" else "no script")
+        assert type(error).__name__ == "StepError", error
+print(json.dumps(said))
+"""
+
+
+def run_steps(project, *commands):
+    """What each of the steps says at its end, "" where it succeeds."""
+    result = project.run(sys.executable, "-c", STEPS, json.dumps(commands))
+    succeed(result)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def patients(rows, seed):
+    """Made-up patients with numbers, words, missing values and a column of one value."""
+    random = np.random.default_rng(seed)
+    ill = random.random(rows) < 0.4
+    frame = pd.DataFrame({"patient": [f"{number:06}" for number in range(rows)]})
+    frame["weight"] = random.normal(70, 10, rows) + 8 * ill
+    frame["dose"] = np.where(random.random(rows) < 0.1, np.nan, random.exponential(2, rows))
+    frame["height"] = random.normal(170, 8, rows)
+    frame["ward"] = np.where(random.random(rows) < 0.3 + 0.4 * ill, "north", "south")
+    frame["unit"] = 1
+    frame["outcome"] = np.where(ill, "ill", "well")
+    return frame
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """A project whose champion was trained on a file with words."""
+    project = Project(tmp_path_factory.mktemp("deployed"))
+    patients(4_000, 0).drop(columns="patient").to_csv(project.folder / "train.csv", index=False)
+    data = ["--dataset", "train.csv", "--target", "outcome"]
+    said = run_steps(
+        project, ["data_preprocessing", *data], ["hyperparameters_tuning", "--n-trials", "1"], ["model_training"]
+    )
+    assert said == ["", "", ""]
+    project.client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, "1")
+    return project
+
+
+# --- Scoring
+
+
+@pytest.fixture(scope="module")
+def scored(deployed):
+    """A file of more than one part as CSV, with line breaks, and as Parquet, both scored; returns its frame."""
+    frame = patients(config.PART_ROWS + 500, 1)
+    frame.insert(3, "note", "seen\ntwice")
+    frame.loc[3, "ward"], frame.loc[4, "ward"] = "attic", np.nan
+    frame.to_csv(deployed.folder / "new.csv", index=False)
+    frame.to_parquet(deployed.folder / "new.parquet")
+    succeed(deployed.mlflow_run("batch-scoring", input="new.csv", output="scores.csv"))
+    said = run_steps(deployed, ["batch_scoring", "--input", "new.parquet", "--output", "from_parquet.csv"])
+    assert said == [""]
+    return frame
+
+
+def test_scores_are_those_of_the_model(deployed, scored, monkeypatch):
+    """Whatever the part that a row is in; words never seen are missing values."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", deployed.uri)
+    info = mlflow.models.get_model_info("models:/CancerModel@champion")
+    features, _ = data_files.encode(scored.drop(columns="outcome"), info.metadata)
+    wanted = mlflow.xgboost.load_model("models:/CancerModel@champion").predict_proba(features)[:, 1]
+    for name in ["scores.csv", "from_parquet.csv"]:
+        scores = pd.read_csv(deployed.folder / name)
+        np.testing.assert_allclose(scores.probability, wanted, rtol=0, atol=1e-6)
+        assert scores.prediction.tolist() == np.where(wanted > 0.5, *info.metadata["classes"][::-1]).tolist()
+    assert 0.2 < (scores.prediction == scored.outcome).mean() < 1
+
+
+def test_scores_stand_beside_what_tells_the_rows(deployed, scored):
+    """The columns that the model does not use are those of the file, and the line is where the row begins."""
+    scores = pd.read_csv(deployed.folder / "scores.csv", dtype=str)
+    assert list(scores) == ["line", "patient", "note", "outcome", "prediction", "probability"]
+    kept = ["patient", "note", "outcome"]
+    pd.testing.assert_frame_equal(scores[kept], scored[kept].astype("str"))
+    assert scores.line.astype(int).tolist() == list(range(2, 2 * len(scored) + 2, 2))
+    rows = pd.read_csv(deployed.folder / "from_parquet.csv", dtype=str)
+    pd.testing.assert_frame_equal(rows[kept], scores[kept])
+    assert rows.row.astype(int).tolist() == list(range(1, len(scored) + 1))
+
+
+def test_run_of_a_scored_file(deployed, scored):
+    """It has the file, what it was made of, and which version answered."""
+    runs = {run.data.tags["scored"]: run for run in deployed.runs("tags.step = 'batch_scoring'")}
+    digests = {run.data.tags["digest"] for run in runs.values()}
+    assert len(digests) == 2
+    for run in runs.values():
+        assert run.data.tags["model_version"] == "CancerModel 1"
+        assert run.data.metrics["rows"] == len(scored)
+        assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["digest"]
+    run = next(run for name, run in runs.items() if name.endswith("new.csv"))
+    logged = deployed.client.download_artifacts(run.info.run_id, "scores/scores.csv")
+    with open(logged, "rb") as copy:
+        assert copy.read() == (deployed.folder / "scores.csv").read_bytes()
+
+
+def leftovers(project):
+    return sorted(path.name for path in project.folder.glob("*scor*")) + sorted(project.folder.glob(".scoring-*"))
+
+
+def test_wrong_input_for_scoring(deployed, scored):
+    """One line, no file, no run; a file that was there stays as it was."""
+    rows = patients(config.PART_ROWS + 10, 2)
+    rows.head(3).drop(columns="ward").to_csv(deployed.folder / "short.csv", index=False)
+    rows.head(3).assign(probability=1).to_csv(deployed.folder / "again.csv", index=False)
+    late = rows.astype({"dose": object})
+    late.loc[len(late) - 1, "dose"] = "much"
+    late.to_csv(deployed.folder / "late.csv", index=False)
+    good, out = ["--input", "new.csv"], ["--output", "scores.csv"]
+    cases = {
+        "needs two paths": [],
+        "needs two paths: input": ["--input", "./scores.csv", *out],
+        "none.csv: cannot be read: No such file": ["--input", "none.csv", *out],
+        "models:/None/1 cannot be used": [*good, *out, "--model-uri", "models:/None/1"],
+        "it is no classifier": [*good, *out, "--model-uri", "models:/CancerModelBooster/1"],
+        "short.csv: lacks columns that the model needs: `ward`": ["--input", "short.csv", *out],
+        "again.csv: has columns that the result will have: {'probability'}": ["--input", "again.csv", *out],
+        f"late.csv: no number among numbers, or too large: line {len(late) + 1}": ["--input", "late.csv", *out],
+        "no/out.csv: cannot be written: No such file": [*good, "--output", "no/out.csv"],
+    }
+    before, files = (deployed.folder / "scores.csv").read_bytes(), leftovers(deployed)
+    runs = len(deployed.runs(status=None))
+    said = run_steps(deployed, *(["batch_scoring", *options] for options in cases.values()))
+    for words, line in zip(cases, said, strict=True):
+        assert words in line
+        assert "\n" not in line
+    assert len(deployed.runs(status=None)) == runs
+    assert leftovers(deployed) == files
+    assert (deployed.folder / "scores.csv").read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Ctrl-C for another process")
+def test_interrupted_scoring(deployed):
+    """Ctrl-C in the middle of a long file leaves nothing."""
+    head, *lines = patients(20_000, 3).to_csv(index=False).splitlines(keepends=True)
+    (deployed.folder / "long.csv").write_text(head + 40 * "".join(lines))
+    process = deployed.start(
+        "python", "-m", "steps.batch_scoring", "--input", "long.csv", "--output", "long_scores.csv"
+    )
+    written = wait_until(lambda: list(deployed.folder.glob(".scoring-*/long_scores.csv")))
+    wait_until(lambda: written[0].stat().st_size > 0)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == -signal.SIGINT  # as a program ends that Ctrl-C has ended
+    assert only_line(process.said()).startswith("Interrupted.")
+    assert not list(deployed.folder.glob(".scoring-*"))
+    assert not (deployed.folder / "long_scores.csv").exists()
+
+
+@pytest.mark.parametrize("rows", [200_000, pytest.param(1_000_000, marks=pytest.mark.nightly)])
+def test_memory_of_scoring(trained, tmp_path, rows, monkeypatch):
+    """A longer file needs no more: its numbers alone would be 50 MB, or 250."""
+    project = trained.copy(tmp_path)
+    write_data(10_000, tmp_path / "some.csv")
+    head, *lines = (tmp_path / "some.csv").read_text().splitlines(keepends=True)
+    monkeypatch.chdir(tmp_path)
+    peaks = []
+    for count in [50_000, rows]:
+        (tmp_path / "data.csv").write_text(head + count // 10_000 * "".join(lines))
+        options = ["--input", "data.csv", "--output", "scores.csv", "--model-uri", "models:/CancerModel/1"]
+        peaks.append(measure([sys.executable, "-m", "steps.batch_scoring", *options])["peak_mib"])
+        with open("scores.csv") as file:
+            assert sum(1 for _ in file) == count + 1
+    assert project.newest("batch_scoring").data.metrics["rows"] == rows
+    assert peaks[1] < peaks[0] + 25, peaks
+
+
+# --- Drift
+
+
+def drift_of(project, input):
+    """The tags, the metrics and the table of the check of a file."""
+    run = project.runs(f"tags.step = 'drift_check' and tags.checked LIKE '%{input}'")[0]
+    with open(project.client.download_artifacts(run.info.run_id, "drift/columns.json")) as file:
+        table = pd.DataFrame(**json.load(file)).set_index("column")
+    assert project.client.list_artifacts(run.info.run_id, "drift")[1].path == "drift/columns.png"
+    return run.data.tags, run.data.metrics, table
+
+
+def test_no_drift(deployed):
+    """Neither in many rows that differ a little, though by no chance, nor in a few that differ by chance."""
+    many = patients(20_000, 4)
+    many["height"] += 1.5
+    many.to_csv(deployed.folder / "many.csv", index=False)
+    patients(30, 5).to_parquet(deployed.folder / "few.parquet")
+    succeed(deployed.mlflow_run("drift-check", input="many.csv"))
+    assert run_steps(deployed, ["drift_check", "--input", "few.parquet"]) == [""]
+
+    tags, metrics, table = drift_of(deployed, "many.csv")
+    assert tags["drift"] == "no"
+    assert (metrics["rows"], metrics["drifted_columns"]) == (20_000, 0)
+    assert set(table.index) == {"weight", "dose", "height", "ward", "unit", "probability of well"}
+    assert table.p_value["height"] < 0.001 and 0.05 < table.distance["height"] < config.DRIFT["distance"]
+    assert table.distance["unit"] == 0
+
+    tags, metrics, table = drift_of(deployed, "few.parquet")
+    assert tags["drift"] == "no"
+    assert table.distance.max() > config.DRIFT["distance"] and table.p_value.min() > config.DRIFT["p_value"]
+
+
+def test_drift(deployed):
+    """Of each kind: another scale, other shares of words, words never seen, missing values, a column without values."""
+    frame = patients(500, 6)
+    changed = {
+        "scale.csv": frame.assign(weight=frame.weight * 1.2),
+        "shares.csv": frame.assign(ward=np.where(frame.index % 20, "north", "south")),
+        "unseen.csv": frame.assign(ward=frame.ward.mask(frame.index % 14 == 0, "attic")),
+        "missing.csv": frame.assign(dose=frame.dose.mask(frame.index % 4 == 0)),
+        "empty.csv": frame.assign(height=np.nan, unit=np.nan),
+        "answers.csv": frame[frame.outcome == "ill"].drop(columns="outcome"),
+    }
+    for name, data in changed.items():
+        data.to_csv(deployed.folder / name, index=False)
+    assert not any(run_steps(deployed, *(["drift_check", "--input", name] for name in changed)))
+    found = {name: drift_of(deployed, name) for name in changed}
+    assert {tags["drift"] for tags, _, _ in found.values()} == {"yes"}
+    columns = {name: set(table.index[table.drift]) - {"probability of well"} for name, (_, _, table) in found.items()}
+    assert columns == {
+        "scale.csv": {"weight"},
+        "shares.csv": {"ward"},
+        "unseen.csv": {"ward"},
+        "missing.csv": {"dose"},
+        "empty.csv": {"height", "unit"},
+        "answers.csv": {"weight", "ward"},
+    }
+    assert found["scale.csv"][1]["drifted_columns"] == found["scale.csv"][2].drift.sum()
+    assert found["unseen.csv"][2].unseen_words["ward"] == pytest.approx(36 / 500)
+    assert found["unseen.csv"][1]["largest_share_of_unseen_words"] == pytest.approx(36 / 500)
+    missing = found["missing.csv"][2].loc["dose"]
+    assert missing.missing_before == pytest.approx(0.1, abs=0.02) and missing.missing_now > 0.25
+    assert found["answers.csv"][2].drift["probability of well"]
+
+
+def test_wrong_input_for_the_check(deployed):
+    """One line, and no run."""
+    patients(29, 7).to_csv(deployed.folder / "short.csv", index=False)
+    patients(50, 7).drop(columns=["ward", "dose"]).to_csv(deployed.folder / "narrow.csv", index=False)
+    patients(50, 7).to_csv(deployed.folder / "right.csv", index=False)
+    cases = {
+        "drift-check needs a path": [],
+        "short.csv: has 29 rows, which say little: give at least 30": ["--input", "short.csv"],
+        "narrow.csv: lacks columns that the model needs: `dose`, `ward`": ["--input", "narrow.csv"],
+        "none.csv: cannot be read: No such file": ["--input", "none.csv"],
+        "models:/None/1 cannot be used": ["--input", "right.csv", "--model-uri", "models:/None/1"],
+        "is no classifier": ["--input", "right.csv", "--model-uri", "models:/CancerModelBooster/1"],
+    }
+    runs = len(deployed.runs(status=None))
+    said = run_steps(deployed, *(["drift_check", *options] for options in cases.values()))
+    for words, line in zip(cases, said, strict=True):
+        assert words in line
+        assert "\n" not in line
+    assert len(deployed.runs(status=None)) == runs
