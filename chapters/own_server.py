@@ -20,9 +20,9 @@
 # `mlflow models serve` is one command, and any model can be behind it. But it answers with classes alone, wants codes
 # in place of words, does not say which version answered, and must be started again when the alias moves ([an open
 # wish](https://github.com/mlflow/mlflow/issues/4039) since 2021). For one kind of model a web server of your own is not
-# much work, and then all of that is in your hands. This one stands on packages that MLflow brings along: FastAPI,
-# Pydantic, uvicorn and prometheus-client. Each of these commands starts it at http://127.0.0.1:8000, where `/docs` has
-# a form to try it:
+# much work, and then all of that is in your hands. This one stands on what `mlflow models serve` stands on, FastAPI,
+# Pydantic and uvicorn. Each of these commands starts it at http://127.0.0.1:8000, where `/docs` has a form to try it
+# (whose scripts come from the internet):
 #
 # ```bash
 # make serve
@@ -89,7 +89,7 @@ class Version:
     booster: xgb.Booster
 
 
-def champion_number():
+def current_number():
     return int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
 
 
@@ -99,7 +99,7 @@ def load(number):
             path = mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder)
             model, info = mlflow.xgboost.load_model(path), Model.load(path)
             example, encoding = info.load_input_example(path), utils.model_encoding(path)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, xgb.core.XGBoostError) as error:
             reason = utils.in_one_line(error)
             raise StepError(f"{name} {number} cannot be loaded: {reason}") from None
     if info.signature is None or example is None:
@@ -123,7 +123,7 @@ def load(number):
 # %% tags=["model_server"]
 utils.check_store()
 try:
-    first = load(champion_number())
+    first = load(current_number())
 except MlflowException:
     raise StepError(f"{name} has no {alias} yet. Make one: mlflow run . -e main") from None
 now = SimpleNamespace(version=first, problem=None)
@@ -144,8 +144,8 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-largest, l
 fields = {column: f"f{number}" for number, column in enumerate(first.columns)}
 types = {}
 for column, field in fields.items():
-    known = list(first.codes.get(column, []))
-    kind, options = str if known else Number, {"alias": column, "examples": known[:10] or None}
+    kind = str if column in first.codes else Number
+    options = {"alias": column, "examples": list(first.codes.get(column, []))[:10] or None}
     if column in first.optional:
         types[field] = kind | None, Field(None, **options)
     else:
@@ -191,11 +191,11 @@ def record(status, text):
 @app.post("/invocations", responses={400: {}, 413: {}})
 async def invocations(question: Question) -> Answer:
     version, rows, start = now.version, question.dataframe_records, time.perf_counter()
-    columns = [(fields[column], version.codes.get(column)) for column in version.columns]
-    table = [
-        [getattr(row, field) if codes is None else codes.get(getattr(row, field)) for field, codes in columns]
-        for row in rows
-    ]  # fmt: skip
+    table = [[getattr(row, fields[column]) for column in version.columns] for row in rows]
+    for column, codes in version.codes.items():
+        place = version.columns.index(column)
+        for values in table:
+            values[place] = codes.get(values[place])  # None, that is missing, for an unseen word
     probability = version.booster.inplace_predict(np.array(table, dtype=float)).astype(float)
     seconds = time.perf_counter() - start
     duration.observe(seconds)
@@ -229,16 +229,10 @@ async def count_refusal(request: Request, error: HTTPException):
     return await http_exception_handler(request, error)
 
 
-class Health(BaseModel):
-    name: str
-    alias: str
-    version: int
-    problem: str | None
-
-
 @app.get("/health")
-async def health() -> Health:
-    return Health(name=name, alias=alias, version=now.version.number, problem=now.problem)
+async def health() -> dict[str, str | int | None]:
+    status = {"name": name, "alias": alias, "version": now.version.number}
+    return {**status, "problem": now.problem}
 
 
 @app.get("/metrics", response_class=Response)
@@ -259,13 +253,13 @@ async def metrics():
 
 # %% tags=["model_server"]
 def check_promises(version):
-    known = [
-        set(first.codes[column]) - set(version.codes.get(column, [])) for column in first.codes
-    ]
     kept = {
         "columns": set(version.columns) == set(first.columns),
         "classes": version.classes == first.classes,
-        "words": version.codes.keys() == first.codes.keys() and not any(known),
+        "words": version.codes.keys() == first.codes.keys()
+        and all(
+            first.codes[column].keys() <= version.codes[column].keys() for column in first.codes
+        ),
     }
     if broken := [what for what in kept if not kept[what]]:
         others = " and ".join(broken)
@@ -277,7 +271,7 @@ def follow():
         time.sleep(config.FOLLOW_SECONDS)
         problem = None
         try:
-            number = champion_number()
+            number = current_number()
             if number != now.version.number:
                 version = load(number)
                 check_promises(version)
