@@ -139,7 +139,7 @@ now = SimpleNamespace(version=first, problem=None)
 # the file was read is sent as one (true is 1, a date its day since 1970), and the added feature must be there.
 
 # %% tags=["model_server"]
-largest = data_files.LARGEST
+largest = float(data_files.LARGEST)
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-largest, le=largest)]
 fields = {column: f"f{number}" for number, column in enumerate(first.columns)}
 types = {}
@@ -290,9 +290,8 @@ def serve():
         # else the end of an answer would wait for 40 ms
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     except (OSError, OverflowError) as error:
-        raise StepError(
-            f"{host}, port {port}: {getattr(error, 'strerror', error)}. Choose another port."
-        ) from None
+        reason = getattr(error, "strerror", error)
+        raise StepError(f"The server cannot start: {reason}. Give another host or port.") from None
     threading.Thread(target=follow, daemon=True).start()
     at = f"http://{host}:{listener.getsockname()[1]}"
     logger.info(f"{name} version {first.number} answers at {at}/invocations; see {at}/docs")
