@@ -1,5 +1,6 @@
 """The chapters run after the story, each alone, and the store holds what they promise."""
 
+import re
 import sys
 
 import mlflow
@@ -108,6 +109,17 @@ def test_wrong_input_for_scoring(walkthrough, words, said):
     rows.iloc[:, :4].to_csv(walkthrough.folder / "short.csv", index=False)
     assert said in refusal(walkthrough.step("batch_scoring", *words))
     assert not (walkthrough.folder / "out.csv").exists()
+
+
+def test_own_server(after_chapters):
+    """It followed the alias to a copy and back, and the registry is as before."""
+    champion = after_chapters.registry()[config.CLASSIFIER_MODEL][1][config.CHAMPION]
+    said = output_of(after_chapters, "own_server")
+    assert f"at first: 200, version {champion}\n" in said
+    assert f"and back: 200, version {champion}\n" in said
+    forward = int(re.search(r"forward:  200, version (\d+)", said)[1])
+    assert forward not in after_chapters.registry()[config.CLASSIFIER_MODEL][0]
+    assert said.count("422 {'type': ") == 2
 
 
 def test_failures(after_chapters):

@@ -18,7 +18,7 @@ import xgboost as xgb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.models import infer_signature
-from support import refusal, wait_until
+from support import refusal, tracking_server, wait_until
 
 import config
 import data_files
@@ -32,8 +32,8 @@ NAME, ALIAS = config.CLASSIFIER_MODEL, config.CHAMPION
 class Server:
     """The server as a process, with a store of its own, and the versions of the model in it."""
 
-    def __init__(self, project, url, log):
-        self.project, self.url, self.log = project, url, log
+    def __init__(self, project, client, url, log):
+        self.project, self.client, self.url, self.log = project, client, url, log
         self.session = requests.Session()
 
     def post(self, body, session=None):
@@ -54,7 +54,7 @@ class Server:
         return response.json()
 
     def move_alias(self, version):
-        self.project.client.set_registered_model_alias(NAME, ALIAS, version)
+        self.client.set_registered_model_alias(NAME, ALIAS, version)
 
     def serve(self, version):
         """Move the alias, and wait until the server has followed."""
@@ -96,12 +96,12 @@ def register(project, frame, target, with_example=True, **options):
 
 
 @contextlib.contextmanager
-def running(project):
+def running(project, uri=None):
     port = servers.free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "steps.model_server", "--port", str(port)]
-    with servers.server(command, f"{url}/health", project.folder, MLFLOW_TRACKING_URI=project.uri) as log:
-        yield Server(project, url, log)
+    with servers.server(command, f"{url}/health", project.folder, MLFLOW_TRACKING_URI=uri or project.uri) as log:
+        yield Server(project, mlflow.MlflowClient(uri or project.uri), url, log)
 
 
 @pytest.fixture(scope="module")
@@ -390,6 +390,27 @@ def test_it_ends_when_told(store, number):
         assert "Traceback" not in process.said()
     finally:
         process.kill()
+
+
+@pytest.mark.nightly
+def test_a_tracking_server_that_goes_away(store, tmp_path):
+    """It is followed like a database; while it is down, the last version goes on."""
+    frame = utils.load_dataset(store.newest("data_preprocessing"), "train")
+    rows = frame.drop(columns="target").head(20)
+    try:
+        with contextlib.ExitStack() as stack:
+            with tracking_server(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "artifacts") as address:
+                mlflow.set_tracking_uri(address)
+                versions = [register(store, frame, "target", max_depth=depth) for depth in [2, 3]]
+                mlflow.MlflowClient().set_registered_model_alias(NAME, ALIAS, versions[0][0])
+                server = stack.enter_context(running(store, address))
+                server.serve(versions[1][0])
+            problem = wait_until(lambda: server.health()["problem"], 120)
+            assert problem.startswith("version 2 goes on: ") and "Start the server, or correct its address." in problem
+            expected = versions[1][1].predict_proba(rows)
+            np.testing.assert_allclose(server.ask(rows)["probabilities"], expected, rtol=0, atol=1e-6)
+    finally:
+        mlflow.set_tracking_uri(store.uri)
 
 
 @pytest.mark.nightly
