@@ -73,8 +73,8 @@ name, alias, host, port = "CancerModel", "champion", "127.0.0.1", 8000
 # %% [markdown]
 # ## Loading a version
 #
-# Which version has the alias is one question to the registry. Its files are loaded from a copy, which is gone
-# afterwards: a server that runs for months will load many. A version that cannot answer its own input example is not
+# Which version has the alias is one question to the registry. The version is loaded from a copy of its files, which is
+# removed at once: a server that runs for months will load many. One that cannot answer its own input example is not
 # served.
 
 
@@ -111,12 +111,15 @@ def load(number):
     if answer.shape != (len(example),) or not ((answer >= 0) & (answer <= 1)).all():
         raise StepError(f"{name} {number} answers its input example with no probabilities.")
     return Version(
-        number,
-        columns,
-        {column.name for column in info.signature.inputs if not column.required},
-        encoding["classes"],
-        {c: {word: code for code, word in enumerate(w)} for c, w in encoding["words"].items()},
-        booster,
+        number=number,
+        columns=columns,
+        optional={column.name for column in info.signature.inputs if not column.required},
+        classes=encoding["classes"],
+        codes={
+            column: {word: code for code, word in enumerate(words)}
+            for column, words in encoding["words"].items()
+        },
+        booster=booster,
     )
 
 
@@ -244,11 +247,12 @@ async def metrics():
 # %% [markdown]
 # ## Following the alias
 #
-# Every few seconds a thread asks for the champion's number; that works with every store. A new version is loaded beside
-# the old one, which goes on answering, and takes over with a single assignment. Whatever is wrong with the new one, the
-# old one stays, and the log and `/health` say why. What the server has promised to those who ask must hold too, or else
-# only a restart, which the askers know of, brings the new version: the same columns and classes, and the words that the
-# first version knew. More words are welcome.
+# Every few seconds a thread asks for the champion's number, which works with every store. A new version is loaded
+# beside the old one, which goes on answering, and takes over with a single assignment. Whatever is wrong with the new
+# one, the old one stays, the log and `/health` say why, and the thread goes on trying.
+#
+# What the server has promised to those who ask it must hold too: the columns, the classes, and the words that the first
+# version knew (more are welcome). A version that breaks this needs a restart, of which they can be told.
 
 
 # %% tags=["model_server"]
@@ -287,7 +291,7 @@ def follow():
 def serve():
     try:
         listener = socket.create_server((host, port))
-        # else the end of an answer would wait for 40 ms
+        # send at once: else each answer waits 40 ms for the client's acknowledgement
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", error)

@@ -65,12 +65,15 @@ def load(number):
     if answer.shape != (len(example),) or not ((answer >= 0) & (answer <= 1)).all():
         raise StepError(f"{name} {number} answers its input example with no probabilities.")
     return Version(
-        number,
-        columns,
-        {column.name for column in info.signature.inputs if not column.required},
-        encoding["classes"],
-        {c: {word: code for code, word in enumerate(w)} for c, w in encoding["words"].items()},
-        booster,
+        number=number,
+        columns=columns,
+        optional={column.name for column in info.signature.inputs if not column.required},
+        classes=encoding["classes"],
+        codes={
+            column: {word: code for code, word in enumerate(words)}
+            for column, words in encoding["words"].items()
+        },
+        booster=booster,
     )
 
 
@@ -203,7 +206,7 @@ def follow():
 def serve():
     try:
         listener = socket.create_server((host, port))
-        # else the end of an answer would wait for 40 ms
+        # send at once: else each answer waits 40 ms for the client's acknowledgement
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", error)
