@@ -6,8 +6,8 @@ unexport PYTHONSAFEPATH
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough chapters ui tracking-server mlserve test test-fast benchmark benchmark-rows scripts pictures \
-	readme readme-diff check-readme lint format constraints clean
+.PHONY: help walkthrough chapters ui tracking-server serve mlserve test test-fast benchmark benchmark-rows scripts \
+	pictures readme readme-diff check-readme lint format constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -38,6 +38,10 @@ tracking-server: .venv/installed ## share runs and models: export MLFLOW_TRACKIN
 	cd tracking && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port $(TRACKING_PORT) \
 		--workers 1 --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlruns \
 		--allowed-hosts 'localhost:*,127.0.0.1:*'
+
+SERVE_PORT ?= 8000
+serve: .venv/installed ## serve the champion with our own server at http://127.0.0.1:8000, which follows the alias
+	python -m steps.model_server --port $(SERVE_PORT)
 
 mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion with MLServer at http://127.0.0.1:8080
 	$(call free,MLSERVE_PORT)

@@ -43,3 +43,7 @@ LOST_AFTER_SECONDS = 15
 INTERRUPT_AGAIN_SECONDS = 15
 # How long a server may take to get ready, in seconds.
 SERVER_TIMEOUT = 180
+
+# The own server: how often it asks which version is the champion, in seconds, and the largest body that it reads.
+FOLLOW_SECONDS = 2
+BODY_BYTES = 4 * 2**20

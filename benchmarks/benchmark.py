@@ -324,11 +324,17 @@ def measure_workers(effort, _):
 # --- What does serving cost?
 
 FLOOR = "floor: FastAPI and `inplace_predict`"
+OWN = "own server"
 
 
 def split_body(frame):
     """Write rows in MLflow's form `dataframe_split`, a JSON text."""
     return json.dumps(utils.as_request(frame))
+
+
+def records_body(frame):
+    """Write rows in MLflow's form `dataframe_records`, a JSON text."""
+    return json.dumps({"dataframe_records": frame.astype(object).where(frame.notna(), None).to_dict("records")})
 
 
 def v2_body(frame):
@@ -381,10 +387,11 @@ def load(url, body, clients, requests):
 
 def start_servers(stack, inputs):
     """Start all servers; returns a dict from name to the address that predicts and the function that writes rows."""
-    floor, serve, mlserver, grpc, metrics = [str(servers.free_port()) for _ in range(5)]
+    floor, own, serve, mlserver, grpc, metrics = [str(servers.free_port()) for _ in range(6)]
     model = inputs / "classifier"
     commands = {
         f"{floor}/health": ["uvicorn", "benchmarks.floor_server:app", "--log-level", "warning", "--port", floor],
+        f"{own}/health": [sys.executable, "-m", "steps.model_server", "--port", own],
         f"{serve}/health": [
             *["mlflow", "models", "serve", "--host", "127.0.0.1", "--env-manager", "local"],
             *["-m", str(model), "--port", serve],
@@ -401,6 +408,7 @@ def start_servers(stack, inputs):
         stack.enter_context(servers.server(command, f"http://127.0.0.1:{healthy}", **variables))
     return {
         FLOOR: (f"http://127.0.0.1:{floor}/invocations", split_body),
+        OWN: (f"http://127.0.0.1:{own}/invocations", records_body),
         "`mlflow models serve`": (f"http://127.0.0.1:{serve}/invocations", split_body),
         "MLServer, REST": (f"http://127.0.0.1:{mlserver}/invocations", split_body),
         "MLServer, V2": (f"http://127.0.0.1:{mlserver}/v2/models/cancer-model/infer", v2_body),

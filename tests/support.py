@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mlflow
 import psutil
+import yaml
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 import config
@@ -19,6 +20,13 @@ import servers
 from notebook_tools.run import copy_project
 
 ROOT = config.PROJECT_DIR
+# The entry points that `main` runs.
+PIPELINE = set(yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]) - {
+    "main",
+    "batch-scoring",
+    "drift-check",
+    "model-server",
+}
 
 
 class Project:

@@ -6,15 +6,12 @@ import re
 import sys
 
 import pytest
-import yaml
-from support import ROOT, Project
+from support import PIPELINE, ROOT, Project
 
 import config
 from benchmarks import benchmark, postgres
 
-ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
-APART = {"main", "batch-scoring", "drift-check"}  # what a pipeline does not run
-STEPS = {name.replace("-", "_") for name in set(ENTRY_POINTS) - APART}
+STEPS = {name.replace("-", "_") for name in PIPELINE}
 COMMITTED = json.loads((ROOT / "benchmarks" / "results.json").read_text())
 
 
@@ -65,7 +62,10 @@ class TestQuickRun:
         expected = labels(COMMITTED)
         if not postgres.find_programs():
             expected["workers"] = [row for row in expected["workers"] if row != ["PostgreSQL"]]
-        assert labels(results) == expected
+        measured = labels(results)
+        if [benchmark.OWN] not in expected["serving"]:  # the committed figures are older than the own server
+            measured["serving"] = [row for row in measured["serving"] if row != [benchmark.OWN]]
+        assert measured == expected
         assert results["quick"] is True
         requirements = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
         assert results["versions"]["mlflow"] == requirements["mlflow"]

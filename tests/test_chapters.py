@@ -1,5 +1,6 @@
 """The chapters run after the story, each alone, and the store holds what they promise."""
 
+import re
 import sys
 
 import mlflow
@@ -84,6 +85,17 @@ def test_after_deployment(after_chapters):
     assert "gate: passed\nchampion: version 1, now version" in output_of(after_chapters, "after_deployment")
     for step in ["data_preprocessing", "model_training", "data_evaluation"]:
         assert after_chapters.newest(step).info.run_id in {run.info.run_id for run in after_chapters.made}
+
+
+def test_own_server(after_chapters):
+    """It followed the alias to a copy and back, and the registry is as before."""
+    champion = after_chapters.registry()[config.CLASSIFIER_MODEL][1][config.CHAMPION]
+    said = output_of(after_chapters, "own_server")
+    assert f"at first: 200, version {champion}\n" in said
+    assert f"and back: 200, version {champion}\n" in said
+    forward = int(re.search(r"forward:  200, version (\d+)", said)[1])
+    assert forward not in after_chapters.registry()[config.CLASSIFIER_MODEL][0]
+    assert said.count("422 {'type': ") == 2
 
 
 def test_failures(after_chapters):

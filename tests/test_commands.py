@@ -34,6 +34,7 @@ SERVE = {
     "mlflow ui --workers 1": "http://127.0.0.1:5000/health",
     "mlflow models serve -m models:/CancerModel@champion --env-manager local --port 5001": "http://127.0.0.1:5001/health",
     "make tracking-server": "http://127.0.0.1:5000/health",
+    "make serve": "http://127.0.0.1:8000/health",
     "make mlserve": "http://127.0.0.1:8080/v2/models/cancer-model/ready",
 }
 TRACKING = "docker compose -f docker/tracking/docker-compose.yml up --build"
@@ -46,6 +47,7 @@ ELSEWHERE = {
     PROJECT: "tests/test_docker.py",
     f"{PROJECT} hyperparameters-tuning -P n-trials=20": "tests/test_docker.py",
     "docker compose -f docker/mlserve/docker-compose.yml up --build": "tests/test_docker.py",
+    "docker compose -f docker/server/docker-compose.yml up --build": "tests/test_docker.py",
     "export MLFLOW_TRACKING_URI=http://127.0.0.1:5000": "tests/test_tracking.py, at a port of its own",
     "export POSTGRES_PASSWORD=...": "tests/test_docker.py",
     TRACKING: "tests/test_docker.py",

@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 import requests
 import yaml
-from support import ROOT, Project
+from support import PIPELINE, ROOT, Project
 
 import config
 import servers
@@ -22,12 +23,8 @@ import utils
 
 # The folder of each image, with the name of its service in docker-compose.yml.
 IMAGES = {"mlproject_docker": "mlproject", "docker/mlserve": "mlserver"}
-TRACKING = "docker/tracking"  # uses the first image
-STEPS = {"pipeline", *yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]} - {
-    "main",
-    "batch-scoring",
-    "drift-check",
-}
+TRACKING, OWN_SERVER = "docker/tracking", "docker/server"  # these use the first image
+STEPS = {"pipeline", *PIPELINE}
 CHAMPION_URI = f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"
 PASSWORD = "p:w@d/%1"  # must not end up in an address, where it would need quoting
 # The files in the project must belong to the user who starts the containers; for root we take somebody else.
@@ -65,7 +62,7 @@ class Containers(Project):
 
     def __init__(self, folder):
         super().__init__(folder)
-        self.port, self.metrics_port = servers.free_port(), servers.free_port()
+        self.port, self.metrics_port, self.own_port = [servers.free_port() for _ in range(3)]
 
     def compose(self, folder, *words, **variables):
         """Run Compose with the file of one folder."""
@@ -76,11 +73,12 @@ class Containers(Project):
             *COMPOSE, "--project-name", self.name(folder), "--file", f"{folder}/docker-compose.yml", *words,
             PWD=str(self.folder), HOST_USER=f"{USER[0]}:{USER[1]}",
             MLSERVE_PORT=str(self.port), MLSERVE_METRICS_PORT=str(self.metrics_port), TRACKING_PORT=str(self.port),
+            SERVE_PORT=str(self.own_port),
             **variables,
         )  # fmt: skip
 
     def name(self, folder):
-        return f"test{os.getpid()}{IMAGES.get(folder, 'tracking')}"
+        return f"test{os.getpid()}{IMAGES.get(folder, Path(folder).name)}"
 
     def image(self, folder):
         """Tell the image's name: it joins two names, older versions of Compose with `_`, newer ones with `-`."""
@@ -155,7 +153,7 @@ def server(pipeline, champion):
         pipeline.compose("docker/mlserve", "down")
 
 
-@pytest.mark.parametrize("folder", [*IMAGES, TRACKING])
+@pytest.mark.parametrize("folder", [*IMAGES, TRACKING, OWN_SERVER])
 def test_files_are_plain(folder):
     compose = yaml.safe_load((ROOT / folder / "docker-compose.yml").read_text())
     assert set(compose) <= {"services", "volumes", "x-step"}  # what both the old and the new Compose take
@@ -303,6 +301,38 @@ class TestServer:
         assert ask("docker", "inspect", "--format", "{{.State.Status}}", container)[1] == "exited"
         with pytest.raises(requests.ConnectionError):
             requests.get(f"{server.url}/v2/health/ready", timeout=5)
+
+
+class TestOwnServer:
+    pytestmark = needs_docker
+
+    def test_answers_with_the_version_and_stops(self, pipeline, champion):
+        """In the image of the steps, as another user than root, seen from this machine only."""
+        rows, answers = champion
+        try:
+            result = pipeline.compose(OWN_SERVER, "up", "--detach", "--build")
+            assert result.returncode == 0, result.stdout + result.stderr
+            container = pipeline.container(OWN_SERVER)
+            deadline = time.monotonic() + 120
+            state = "{{.State.Health.Status}}"
+            while (status := ask("docker", "inspect", "--format", state, container)[1]) != "healthy":
+                assert status == "starting" and time.monotonic() < deadline, ask("docker", "logs", container)[1][-5000:]
+                time.sleep(1)
+            records = rows.astype(object).where(rows.notna(), None).to_dict("records")
+            url = f"http://127.0.0.1:{pipeline.own_port}/invocations"
+            answer = requests.post(url, json={"dataframe_records": records}, timeout=60).json()
+            assert answer["predictions"] == answers.tolist()
+            assert answer["version"] == pipeline.registry()[config.CLASSIFIER_MODEL][1][config.CHAMPION]
+            ports = ask("docker", "inspect", "--format", "{{json .NetworkSettings.Ports}}", container)[1]
+            published = [(at["HostIp"], int(at["HostPort"])) for at in yaml.safe_load(ports)["8000/tcp"]]
+            assert published == [("127.0.0.1", pipeline.own_port)]
+            assert ask("docker", "exec", container, "id", "-u") == (0, str(USER[0]))
+            start = time.monotonic()
+            assert pipeline.compose(OWN_SERVER, "stop").returncode == 0
+            assert time.monotonic() - start < 10  # by itself, before Docker kills it
+            assert ask("docker", "inspect", "--format", "{{.State.ExitCode}}", container)[1] == "0"
+        finally:
+            pipeline.compose(OWN_SERVER, "down", "--rmi", "all")
 
 
 @pytest.fixture(scope="module")

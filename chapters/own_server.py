@@ -1,0 +1,391 @@
+# ---
+# jupyter:
+#   jupytext:
+#     comment_magics: false
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # A server of your own
+#
+# *A chapter of [A model's life with MLflow](../README.md). Run `make walkthrough` first; then this notebook,
+# `chapters/own_server.py`, runs alone.*
+#
+# `mlflow models serve` is one command, and any model can be behind it. But it answers with classes alone, wants codes
+# in place of words, does not say which version answered, and must be started again when the alias moves ([an open
+# wish](https://github.com/mlflow/mlflow/issues/4039) since 2021). For one kind of model a web server of your own is not
+# much work, and then all of that is in your hands. This one stands on what `mlflow models serve` stands on, FastAPI,
+# Pydantic and uvicorn. Each of these commands starts it at http://127.0.0.1:8000, where `/docs` has a form to try it
+# (whose scripts come from the internet):
+#
+# ```bash
+# make serve
+# docker compose -f docker/server/docker-compose.yml up --build
+# ```
+
+# %%
+import os
+import sys
+
+# JupyterLab starts a chapter in chapters/, where MLflow would begin a new, empty store.
+os.chdir(next(folder for folder in [".", ".."] if os.path.exists(f"{folder}/MLproject")))
+sys.path.insert(0, os.getcwd())
+
+# %% tags=["model_server"]
+import contextlib
+import socket
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Annotated
+
+import mlflow
+import numpy as np
+import prometheus_client
+import uvicorn
+import xgboost as xgb
+from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from loguru import logger
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from pydantic import BaseModel, FailFast, Field, create_model
+from starlette.exceptions import HTTPException
+
+import config
+import data_files
+import utils
+from utils import StepError
+
+name, alias, host, port = "CancerModel", "champion", "127.0.0.1", 8000
+# hide name, alias, host, port = utils.arguments("model-server", "name", "alias", "host", "port")
+
+# %% [markdown]
+# ## Loading a version
+#
+# Which version has the alias is one question to the registry. The version is loaded from a copy of its files, which is
+# removed at once: a server that runs for months will load many. One that cannot answer its own input example is not
+# served.
+
+
+# %% tags=["model_server"]
+@dataclass(frozen=True)
+class Version:
+    number: int
+    columns: list
+    optional: set  # the columns that had missing values in the training data
+    classes: list
+    codes: dict  # of each column of words: the number of each word
+    booster: xgb.Booster
+
+
+def current_number():
+    return int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
+
+
+def load(number):
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder)
+            model, info = mlflow.xgboost.load_model(path), Model.load(path)
+            example, encoding = info.load_input_example(path), utils.model_encoding(path)
+        except (MlflowException, OSError, xgb.core.XGBoostError) as error:
+            reason = utils.in_one_line(error)
+            raise StepError(f"{name} {number} cannot be loaded: {reason}") from None
+    if info.signature is None or example is None:
+        raise StepError(f"{name} {number} was logged without a signature or input example.")
+    booster = model if isinstance(model, xgb.Booster) else model.get_booster()
+    booster.set_param({"nthread": 1})  # for few rows more threads cost more than they bring
+    columns = encoding["columns"]
+    answer = booster.inplace_predict(example[columns].to_numpy(float))
+    if answer.shape != (len(example),) or not ((answer >= 0) & (answer <= 1)).all():
+        raise StepError(f"{name} {number} answers its input example with no probabilities.")
+    return Version(
+        number=number,
+        columns=columns,
+        optional={column.name for column in info.signature.inputs if not column.required},
+        classes=encoding["classes"],
+        codes={
+            column: {word: code for code, word in enumerate(words)}
+            for column, words in encoding["words"].items()
+        },
+        booster=booster,
+    )
+
+
+# %% tags=["model_server"]
+utils.check_store()
+try:
+    first = load(current_number())
+except MlflowException:
+    raise StepError(f"{name} has no {alias} yet. Make one: mlflow run . -e main") from None
+now = SimpleNamespace(version=first, problem=None)
+
+# %% [markdown]
+# ## What may be asked
+#
+# The form of a request is MLflow's own `dataframe_records`: a list of rows, each with its values by column. Its *type*
+# is made from the signature: Pydantic checks each value and names the column that is wrong, and `/docs` shows them all.
+# The fields are called f0, f1, … with the columns as aliases, since the name of a column may be none in Python. Numbers
+# must be finite and fit XGBoost's single precision, and only a column with missing values in the training data may be
+# null or absent. Words are words; one that the model has never seen counts as missing. What else became a number when
+# the file was read is sent as one (true is 1, a date its day since 1970), and the added feature must be there.
+
+# %% tags=["model_server"]
+largest = float(data_files.LARGEST)
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-largest, le=largest)]
+fields = {column: f"f{number}" for number, column in enumerate(first.columns)}
+types = {}
+for column, field in fields.items():
+    kind = str if column in first.codes else Number
+    options = {"alias": column, "examples": list(first.codes.get(column, []))[:10] or None}
+    if column in first.optional:
+        types[field] = kind | None, Field(None, **options)
+    else:
+        types[field] = kind, Field(**options)
+Row = create_model("Row", **types)
+Class = int | float | str
+
+
+class Question(BaseModel):
+    # of many wrong rows the first one is enough
+    dataframe_records: Annotated[
+        list[Row], Field(min_length=1, max_length=config.BATCH_ROWS), FailFast()
+    ]
+
+
+class Answer(BaseModel):
+    version: int
+    classes: list[Class]
+    predictions: list[Class]
+    probabilities: list[list[float]]
+
+
+# %% [markdown]
+# ## Answering
+#
+# An answer says which version gave it, the class of each row, and the probability of each class. `now.version` is read
+# once: another version may take its place at any moment, and no answer may be made of two. XGBoost's `inplace_predict`
+# takes an array as it is; to make a data frame would take longer than all the rest.
+
+# %% tags=["model_server"]
+app = FastAPI(title=f"{name}@{alias}", max_body_size=config.BODY_BYTES)
+registry = prometheus_client.CollectorRegistry()
+answers = prometheus_client.Counter("answers", "Answers", ["status"], registry=registry)
+row_count = prometheus_client.Counter("rows", "Rows", ["version"], registry=registry)
+duration = prometheus_client.Histogram("predict_seconds", "Predictions", registry=registry)
+
+
+def record(status, text):
+    answers.labels(status).inc()
+    logger.info(f"{status}: {text}")
+
+
+@app.post("/invocations", responses={400: {}, 413: {}})
+async def invocations(question: Question) -> Answer:
+    version, rows, start = now.version, question.dataframe_records, time.perf_counter()
+    table = [[getattr(row, fields[column]) for column in version.columns] for row in rows]
+    for column, codes in version.codes.items():
+        place = version.columns.index(column)
+        for values in table:
+            values[place] = codes.get(values[place])  # None, that is missing, for an unseen word
+    probability = version.booster.inplace_predict(np.array(table, dtype=float)).astype(float)
+    seconds = time.perf_counter() - start
+    duration.observe(seconds)
+    row_count.labels(version.number).inc(len(rows))
+    record(200, f"{len(rows)} row(s) in {1000 * seconds:.1f} ms, version {version.number}")
+    return Answer(
+        version=version.number,
+        classes=version.classes,
+        predictions=[version.classes[int(p > 0.5)] for p in probability],
+        probabilities=np.column_stack([1 - probability, probability]).tolist(),
+    )
+
+
+# %% [markdown]
+# A refusal says which place is wrong and why, never the value, which may belong to a patient. (FastAPI's own answer
+# repeats it; and when it is Infinity, which JSON does not have, the answer itself fails.) The log has a line for each
+# request, without values too.
+
+
+# %% tags=["model_server"]
+@app.exception_handler(RequestValidationError)
+async def refuse(request: Request, error: RequestValidationError):
+    detail = [{key: fault[key] for key in ["type", "loc", "msg"]} for fault in error.errors()]
+    record(422, f"{'.'.join(map(str, detail[0]['loc']))}: {detail[0]['msg']}")
+    return JSONResponse({"detail": detail}, 422)
+
+
+@app.exception_handler(HTTPException)
+async def count_refusal(request: Request, error: HTTPException):
+    record(error.status_code, error.detail)
+    return await http_exception_handler(request, error)
+
+
+@app.get("/health")
+async def health() -> dict[str, str | int | None]:
+    status = {"name": name, "alias": alias, "version": now.version.number}
+    return {**status, "problem": now.problem}
+
+
+@app.get("/metrics", response_class=Response)
+async def metrics():
+    kind = prometheus_client.CONTENT_TYPE_LATEST
+    return Response(prometheus_client.generate_latest(registry), media_type=kind)
+
+
+# %% [markdown]
+# ## Following the alias
+#
+# Every few seconds a thread asks for the champion's number, which works with every store. A new version is loaded
+# beside the old one, which goes on answering, and takes over with a single assignment. Whatever is wrong with the new
+# one, the old one stays, the log and `/health` say why, and the thread goes on trying.
+#
+# What the server has promised to those who ask it must hold too: the columns, the classes, and the words that the first
+# version knew (more are welcome). A version that breaks this needs a restart, of which they can be told.
+
+
+# %% tags=["model_server"]
+def check_promises(version):
+    kept = {
+        "columns": set(version.columns) == set(first.columns),
+        "classes": version.classes == first.classes,
+        "words": version.codes.keys() == first.codes.keys()
+        and all(
+            first.codes[column].keys() <= version.codes[column].keys() for column in first.codes
+        ),
+    }
+    if broken := [what for what in kept if not kept[what]]:
+        others = " and ".join(broken)
+        raise StepError(f"{name} {version.number} has other {others}: start the server again.")
+
+
+def follow():
+    while True:
+        time.sleep(config.FOLLOW_SECONDS)
+        problem = None
+        try:
+            number = current_number()
+            if number != now.version.number:
+                version = load(number)
+                check_promises(version)
+                now.version = version
+                logger.info(f"version {number} answers")
+        except Exception as error:  # whatever it is, the server must go on
+            problem = f"version {now.version.number} goes on: {utils.in_one_line(error)}"
+        if problem and problem != now.problem:
+            logger.warning(problem)
+        now.problem = problem
+
+
+def serve():
+    try:
+        listener = socket.create_server((host, port))
+        # send at once: else each answer waits 40 ms for the client's acknowledgement
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", error)
+        raise StepError(f"The server cannot start: {reason}. Give another host or port.") from None
+    threading.Thread(target=follow, daemon=True).start()
+    at = f"http://{host}:{listener.getsockname()[1]}"
+    logger.info(f"{name} version {first.number} answers at {at}/invocations; see {at}/docs")
+    with contextlib.suppress(KeyboardInterrupt):  # the end, by Ctrl-C or SIGTERM
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+# hide serve()
+
+# %% [markdown]
+# ## Asking it
+#
+# Here it is started as a process, at a free port, and asked about two rows of the test set that belongs to the model:
+
+# %%
+import requests
+
+import servers
+
+client = mlflow.MlflowClient()
+champion = client.get_model_version_by_alias("CancerModel", "champion")
+training_run = mlflow.get_run(champion.run_id)
+data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
+rows = utils.load_dataset(data_run, "test")[first.columns]
+
+
+def start():
+    port = servers.free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "steps.model_server", "--port", str(port)]
+    return url, servers.server(command, f"{url}/health")
+
+
+def question(frame):
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return {"dataframe_records": records}
+
+
+url, server = start()
+with server as log:
+    response = requests.post(f"{url}/invocations", json=question(rows.head(2)), timeout=60)
+    wrong = question(rows.head(1))
+    del wrong["dataframe_records"][0][first.columns[0]]
+    wrong["dataframe_records"][0][first.columns[1]] = 1e300
+    refusal = requests.post(f"{url}/invocations", json=wrong, timeout=60)
+    health = requests.get(f"{url}/health", timeout=60)
+    lines = log.read_text().splitlines()
+print(response.json())
+
+# %% [markdown]
+# A question with a column missing and a number too large, and what is in the log:
+
+# %%
+for fault in refusal.json()["detail"]:
+    print(refusal.status_code, fault)
+
+# %%
+print(health.json(), *lines, sep="\n")
+
+# %% [markdown]
+# ## The way forward, and the way back
+#
+# To bring a version into use is one line, and so is to take it back: the server follows. The second version is here a
+# copy of the champion, which is deleted in the end. What comes out, asked until the version changes:
+
+
+# %%
+def wait_for(number):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        answer = requests.post(f"{url}/invocations", json=question(rows.head(1)), timeout=60)
+        if answer.json()["version"] == int(number):
+            return f"{answer.status_code}, version {number}"
+        time.sleep(0.1)
+    return requests.get(f"{url}/health", timeout=60).json()
+
+
+copy = client.copy_model_version(f"models:/CancerModel/{champion.version}", "CancerModel")
+url, server = start()
+with server:
+    print("at first:", wait_for(champion.version))
+    client.set_registered_model_alias("CancerModel", "champion", copy.version)
+    print("forward: ", wait_for(copy.version))
+    client.set_registered_model_alias("CancerModel", "champion", champion.version)
+    print("and back:", wait_for(champion.version))
+client.delete_model_version("CancerModel", copy.version)
+
+# %% [markdown]
+# ## What it is not
+#
+# It is one process, which is enough for a small model: [How fast it is](performance.md) compares it with the other
+# servers. It knows no users and speaks no HTTPS: put a proxy that does before it, before you give it another `--host`
+# than this machine.
