@@ -6,8 +6,8 @@ unexport PYTHONSAFEPATH
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough chapters ui tracking-server serve mlserve test test-fast benchmark benchmark-rows scripts \
-	pictures readme readme-diff check-readme lint format constraints clean
+.PHONY: help walkthrough chapters ui tracking-server serve mlserve test test-nightly test-fast benchmark benchmark-rows \
+	scripts pictures readme readme-diff check-readme lint format constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -52,11 +52,14 @@ mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion wi
 		MLSERVER_METRICS_PORT=$(MLSERVE_METRICS_PORT) \
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
-test: .venv/tests ## check and run everything (about twenty minutes)
-	pytest --numprocesses 2 --dist loadgroup
+test: .venv/tests ## check and run everything (about fifteen minutes)
+	pytest -m "not nightly" --numprocesses 2 --dist loadgroup
+
+test-nightly: .venv/tests ## what takes longer, and says little that `make test` does not (about fifteen minutes)
+	pytest -m nightly --numprocesses 2 --dist loadgroup
 
 test-fast: .venv/tests ## the tests that take no more than seconds
-	pytest -m "not slow"
+	pytest -m "not slow and not nightly"
 
 benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about ten minutes)
 	python -m benchmarks.benchmark

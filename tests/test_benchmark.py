@@ -53,7 +53,7 @@ def quick(tmp_path_factory):
     return made, json.loads((out / "results.json").read_text()), (out / "results.md").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 class TestQuickRun:
     """That the floors compute what the steps do, and the servers answer as the model, the benchmark itself checks."""
 
@@ -93,7 +93,7 @@ class TestQuickRun:
         assert quick[0] == set()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_steps_on_more_rows(tmp_path, empty_project):
     """More rows than go into one request: each step works, and is in the results."""
     empty_project.run("git", "init", "--quiet")  # git tells which files belong to the project

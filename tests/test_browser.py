@@ -38,6 +38,7 @@ def check_picture(path):
         assert len(image.convert("RGB").getcolors()) > 100
 
 
+@pytest.mark.nightly
 def test_pictures_of_the_ui(chromium, walkthrough, tmp_path):
     paths = pictures.take_mlflow_pictures(chromium, walkthrough.folder, tmp_path / "img")
     assert [path.stem for path in paths] == list(pictures.MLFLOW_PICTURES)

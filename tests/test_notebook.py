@@ -217,6 +217,7 @@ def test_pipeline_runs_are_nested(walkthrough):
         assert nested["model_serving"].data.params["model_uri"] == f"models:/{config.CLASSIFIER_MODEL}/{evaluated}"
 
 
+@pytest.mark.nightly
 def test_on_data_of_ones_own(empty_project):
     """The notebook runs to its end on words, dates, gaps and a target of another name that no model learns well."""
     rng = np.random.default_rng(0)

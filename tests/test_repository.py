@@ -78,7 +78,7 @@ def test_bandit():
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("constraints", ["constraints.txt", "docker/mlserve/constraints.txt"])
 def test_no_package_with_a_known_vulnerability(tmp_path, constraints):
     """Where the database cannot be reached, one package is enough to notice."""
