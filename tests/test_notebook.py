@@ -241,7 +241,7 @@ def test_on_data_of_ones_own(empty_project):
     for old, new in [
         ("= 0.33, None, None, None\n", '= 0.33, "passengers.csv", "survived", "no"\n'),
         ("storage, study_name = 30, None", "storage, study_name = 2, None"),
-        ('{"n-trials": 3,', '{"n-trials": 1,'),
+        ('"n-trials": 3,', '"n-trials": 1,'),
     ]:
         assert text.count(old) == 1
         text = text.replace(old, new)
