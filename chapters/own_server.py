@@ -191,8 +191,8 @@ def record(status, text):
     logger.info(f"{status}: {text}")
 
 
-@app.post("/invocations", responses={400: {}, 413: {}})
-async def invocations(question: Question) -> Answer:
+@app.post("/invocations", response_model=Answer, responses={400: {}, 413: {}})
+async def invocations(question: Question):
     version, rows, start = now.version, question.dataframe_records, time.perf_counter()
     table = [[getattr(row, fields[column]) for column in version.columns] for row in rows]
     for column, codes in version.codes.items():
@@ -204,12 +204,14 @@ async def invocations(question: Question) -> Answer:
     duration.observe(seconds)
     row_count.labels(version.number).inc(len(rows))
     record(200, f"{len(rows)} row(s) in {1000 * seconds:.1f} ms, version {version.number}")
-    return Answer(
+    answer = Answer(
         version=version.number,
         classes=version.classes,
         predictions=[version.classes[int(p > 0.5)] for p in probability],
         probabilities=np.column_stack([1 - probability, probability]).tolist(),
     )
+    # as JSON already: FastAPI would check the answer once more
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 # %% [markdown]
