@@ -32,8 +32,8 @@ THRESHOLDS = {"accuracy_score": 0.9, "roc_auc": 0.95, "precision_score": 0.9, "e
 CHAMPION_METRIC = "accuracy_score"
 
 # When new data have drifted from the training data: a p-value (corrected for the number of comparisons) says that a
-# difference is no chance, a limit that it is large enough to matter: the distance of the values (0 to 1), the change
-# of the share of missing values, the share of words that the model does not know. Fewer rows than these say little.
+# difference is no chance, and a limit that it is large enough to matter: of the distance of the values (0 to 1), of the
+# change of the share of missing values, of the share of unseen words. Fewer rows than these say little.
 DRIFT = {"p_value": 0.01, "distance": 0.15, "missing": 0.1, "unseen": 0.05, "rows": 30}
 
 # In a database, how often a worker shows that its trial is alive, and when another one takes it over, in seconds.

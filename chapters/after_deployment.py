@@ -78,7 +78,8 @@ new.to_csv(input, index=False)
 # The model says itself how it wants the data.
 
 # %% tags=["batch_scoring"]
-if not input or not output or os.path.realpath(input) == os.path.realpath(output):
+same = input and output and os.path.realpath(input) == os.path.realpath(output)
+if not input or not output or same or os.path.isdir(output):
     raise StepError(
         "batch-scoring needs two paths: input, the file to score, and output, another CSV file."
     )

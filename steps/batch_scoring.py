@@ -19,7 +19,8 @@ from utils import StepError
 input, output, model_uri = None, None, "models:/CancerModel@champion"
 input, output, model_uri = utils.arguments("batch-scoring", "input", "output", "model-uri")
 
-if not input or not output or os.path.realpath(input) == os.path.realpath(output):
+same = input and output and os.path.realpath(input) == os.path.realpath(output)
+if not input or not output or same or os.path.isdir(output):
     raise StepError(
         "batch-scoring needs two paths: input, the file to score, and output, another CSV file."
     )

@@ -140,6 +140,7 @@ def test_wrong_input_for_scoring(deployed, scored):
     cases = {
         "needs two paths": [],
         "needs two paths: input": ["--input", "./scores.csv", *out],
+        "and output, another CSV file": [*good, "--output", "steps"],
         "none.csv: cannot be read: No such file": ["--input", "none.csv", *out],
         "models:/None/1 cannot be used": [*good, *out, "--model-uri", "models:/None/1"],
         "it is no classifier": [*good, *out, "--model-uri", "models:/CancerModelBooster/1"],
