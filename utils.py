@@ -12,10 +12,10 @@ import signal
 import sqlite3
 import sys
 import tempfile
-import urllib.parse
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import unquote
 
 import matplotlib
 import mlflow
@@ -205,9 +205,7 @@ def check_store():
     """
     uri = mlflow.get_tracking_uri()
     folder, database = os.getcwd(), None
-    if not uri.startswith(("http://", "https://")) and (
-        urllib.parse.unquote(folder) != folder or {"'", '"'} <= set(folder)
-    ):
+    if not uri.startswith(("http://", "https://")) and (unquote(folder) != folder or {"'", '"'} <= set(folder)):
         raise StepError(f"{folder}: MLflow cannot keep files in a folder of this name. Take the % or the quotes out.")
     try:
         if re.match(r"[\w.-]+:\d+(/|$)", uri):
