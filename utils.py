@@ -11,10 +11,10 @@ import re
 import signal
 import sqlite3
 import sys
-import urllib.parse
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from urllib.parse import unquote
 
 import matplotlib
 import mlflow
@@ -204,9 +204,7 @@ def check_store():
     """
     uri = mlflow.get_tracking_uri()
     folder, database = os.getcwd(), None
-    if not uri.startswith(("http://", "https://")) and (
-        urllib.parse.unquote(folder) != folder or {"'", '"'} <= set(folder)
-    ):
+    if not uri.startswith(("http://", "https://")) and (unquote(folder) != folder or {"'", '"'} <= set(folder)):
         raise StepError(f"{folder}: MLflow cannot keep files in a folder of this name. Take the % or the quotes out.")
     try:
         if re.match(r"[\w.-]+:\d+(/|$)", uri):
