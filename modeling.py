@@ -124,9 +124,8 @@ mlflow.get_run(baseline_run.info.run_id).data.metrics
 # mlflow ui --workers 1
 # ```
 #
-# Open http://127.0.0.1:5000 (another port where macOS holds this one: `make ui UI_PORT=5050`). On the start page choose
-# *Model training* at the top left, because MLflow opens with its other half, *GenAI*. Our experiment is under *Recent
-# Experiments*.
+# Open http://127.0.0.1:5000 (macOS may hold this port; another one: `make ui UI_PORT=5050`) and choose *Model training*
+# at the top left, because MLflow opens with its other half, *GenAI*. Our experiment is under *Recent Experiments*.
 #
 # ![The start page of the MLflow UI, with our experiment](img/mlflow_main.png)
 #
@@ -162,8 +161,7 @@ print("MLflow", mlflow.__version__, store.replace(str(config.PROJECT_DIR), "(thi
 # ## Data preparation
 #
 # From here on, the cells that do the work carry a *tag*: the name of the step that they belong to. *MLflow Projects*
-# shows how they become scripts. Imports, checks of parameters and the drawing of plots are in the notebook, and left
-# out on this page.
+# shows how they become scripts. This page leaves out imports, checks of parameters and the drawing of plots.
 
 # %% tags=["data_preprocessing", "remove-input"]
 import json
@@ -234,8 +232,7 @@ logger.info(f"{about}, class 0 is {classes[0]!r}, {len(test)} test rows")
 # ## Hyperparameter tuning
 #
 # Which tree depth, which learning rate? Optuna makes a **trial** of one combination after the other and learns from
-# the results where to look next; all trials together are a **study**. MLflow keeps each trial as a **nested run** of
-# the tuning run.
+# the results where to look next; all trials are a **study**. In MLflow each trial is a **nested run** of the tuning run.
 
 # %% tags=["hyperparameters_tuning", "remove-input"]
 import time
@@ -397,8 +394,7 @@ baseline_loss = mlflow.get_run(baseline_run.info.run_id).data.metrics["logloss"]
 print(f"log loss: defaults {baseline_loss:.4f}, best trial {study.best_value:.4f}")
 
 # %% [markdown]
-# The sampler draws its first ten trials at random and learns only from then on: a search of ten trials would be a
-# lottery.
+# The sampler draws its first ten trials at random and learns only then: a search of ten trials would be a lottery.
 #
 # ### Logging while XGBoost trains
 #
@@ -438,8 +434,7 @@ print(f"100 rounds: {seconds_with():.2f} s, and {live:.2f} s with a call to MLfl
 #
 # Select the trials and choose *Compare*. Each line is a trial and runs through its parameters to its log loss (blue is
 # low). Where do the best trials run that the others do not? Here they all have shallow trees and many rounds: a second
-# search would narrow `max_depth` to 2 to 4 and raise the limit of `num_boost_round`, where the best trials stand at the
-# edge.
+# search would narrow `max_depth` to 2 to 4 and raise the limit of `num_boost_round`, at which the best trials stand.
 #
 # ![The trials compared, as lines through their parameters](img/compare_runs_counter_plot.png)
 #
@@ -719,8 +714,7 @@ display(figure, metadata={"image/png": {"alt": "ROC curve and confusion matrix o
 # ## The gate
 #
 # A registered version is not used by anyone yet. Users load the version that bears the **alias** `champion`, and the
-# alias moves to our new version only if it reaches every threshold, checked by MLflow, and if the current champion is
-# not better on the same data.
+# alias moves to our version only if it reaches every threshold, and if the champion is not better on the same data.
 #
 # Which error is the dangerous one? A cancer that is called benign. Benign is class 1, so that is a *false positive*,
 # and the precision falls with each of them. The number of examples is there because on a handful of them a poor model
@@ -773,8 +767,7 @@ champion_uri = f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"
 mlflow.pyfunc.load_model(champion_uri).predict(features.head())
 
 # %% [markdown]
-# And a model that **fails**? This one has a single tree with a single split. It gets its version like any other, but
-# not the alias:
+# And a model that **fails**? This one, a single tree with a single split, gets a version like any other, but no alias:
 
 # %%
 simple = xgb.XGBClassifier(n_estimators=1, max_depth=1).fit(fit_features, fit_label)
