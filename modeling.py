@@ -232,7 +232,7 @@ logger.info(f"{about}, class 0 is {classes[0]!r}, {len(test)} test rows")
 # ## Hyperparameter tuning
 #
 # Which tree depth, which learning rate? Optuna makes a **trial** of one combination after the other and learns from
-# the results where to look next; all trials are a **study**. In MLflow each trial is a **nested run** of the tuning run.
+# the results where to look next; all are a **study**. In MLflow each trial is a **nested run** of the tuning run.
 
 # %% tags=["hyperparameters_tuning", "remove-input"]
 import time
