@@ -107,6 +107,8 @@ def end_in_one_line(kind, error, trace):
     while full and getattr(full, "errno", None) != errno.ENOSPC:
         full = full.__cause__ or full.__context__
     if isinstance(error, KeyboardInterrupt):
+        if hasattr(signal, "alarm"):
+            signal.alarm(0)
         print("Interrupted. What was not finished is not used: run the step again.", file=sys.stderr)
     elif isinstance(error, StepError):
         print(error, file=sys.stderr)

@@ -41,6 +41,10 @@
 # | An evaluation file holds training rows | They are counted; with more than half the gate stays shut. |
 # | An ID of a run is wrong | One line says why: missing, unfinished, of another step, of other data. |
 # | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
+# | The folder's name has `%20`, or both quotes, in it | Refused in one line: MLflow cannot keep files there. |
+# | A port is in use | One line, exit code 1: give another with `UI_PORT=`, `SERVE_PORT=`, … |
+# | Columns of a file have drifted | `drift-check` names them and tags its run `drift: yes`. |
+# | A new champion does not fit the running server | The old version goes on answering; `/health` says why. |
 # | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also compressed; and Parquet is. |
 # | It is an Excel file, a database, … | *this is an Excel file: save the table as CSV or Parquet.* |
 # | It has words, dates, true and false | They are used: words get codes, which the model keeps. |

@@ -28,7 +28,7 @@ STEPS = {"pipeline", *PIPELINE}
 CHAMPION_URI = f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"
 PASSWORD = "p:w@d/%1"  # must not end up in an address, where it would need quoting
 # The files in the project must belong to the user who starts the containers; for root we take somebody else.
-USER = (os.getuid(), os.getgid()) if os.getuid() else (1234, 1234)
+USER = (os.getuid(), os.getgid()) if hasattr(os, "getuid") and os.getuid() else (1234, 1234)
 
 
 def ask(*command):
