@@ -34,6 +34,7 @@ sys.path.insert(0, os.getcwd())
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
 # %%
+import contextlib
 import secrets
 import shutil
 import sqlite3
@@ -53,6 +54,19 @@ own_store = mlflow.get_tracking_uri()
 features, label = load_breast_cancer(return_X_y=True, as_frame=True)
 model = xgb.XGBClassifier(n_estimators=20).fit(features, label)
 requirements = utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas")
+
+
+@contextlib.contextmanager
+def at(address):  # and back again, whatever happens
+    mlflow.set_tracking_uri(address)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(own_store)
+
+
+def sqlite(folder):
+    return f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
 
 
 def log_model():
@@ -75,17 +89,16 @@ def move(folder, name):
 # %%
 old = Path(tempfile.mkdtemp(), "old")
 old.mkdir()
-mlflow.set_tracking_uri(f"sqlite:///{(old / 'mlflow.db').as_posix()}")
-mlflow.set_experiment(
-    experiment_id=mlflow.create_experiment("Moving", artifact_location=str(old / "mlruns"))
-)
-log_model()
+with at(sqlite(old)):
+    place = str(old / "mlruns")
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("Moving", artifact_location=place))
+    log_model()
 
 new = move(old, "new")
-mlflow.set_tracking_uri(f"sqlite:///{(new / 'mlflow.db').as_posix()}")
 
 # %% tags=["raises-exception"]
-mlflow.xgboost.load_model("models:/Moving/1")
+with at(sqlite(new)):
+    mlflow.xgboost.load_model("models:/Moving/1")
 
 # %% [markdown]
 # MLflow has no command that fixes this. On the same machine a link at the old place does (`ln -s NEW OLD`). For good,
@@ -110,7 +123,8 @@ def change_addresses(database, old, new):
 
 
 change_addresses(new / "mlflow.db", old, new)
-mlflow.xgboost.load_model("models:/Moving/1").predict(features.head())
+with at(sqlite(new)):
+    print(mlflow.xgboost.load_model("models:/Moving/1").predict(features.head()))
 
 # %% [markdown]
 # ## A tracking server
@@ -148,12 +162,11 @@ def tracking_server(folder, *options, **variables):
     return servers.server([*command.split(), *options], f"{address}/health", folder, **variables)
 
 
-mlflow.set_tracking_uri(address)
-with tracking_server(new):
+with tracking_server(new), at(address):
     mlflow.set_experiment("Moving")
     print(mlflow.get_logged_model(log_model().model_id).artifact_location)
 
-with tracking_server(move(new, "newer")):
+with tracking_server(move(new, "newer")), at(address):
     for version in [1, 2]:
         loaded = mlflow.xgboost.load_model(f"models:/Moving/{version}")
         same = (loaded.predict(features) == model.predict(features)).all()
@@ -189,10 +202,9 @@ server_secrets = {
 with tracking_server(new.with_name("newer"), "--app-name", "basic-auth", **server_secrets):
     search = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
     print("without a password:", requests.get(search, timeout=60).status_code)
-    os.environ["MLFLOW_TRACKING_USERNAME"] = "admin"
-    os.environ["MLFLOW_TRACKING_PASSWORD"] = server_secrets["MLFLOW_AUTH_ADMIN_PASSWORD"]
-    print("with one:", mlflow.get_experiment_by_name("Moving").name)
-del os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
+    # MLflow's own client reads MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD
+    admin = ("admin", server_secrets["MLFLOW_AUTH_ADMIN_PASSWORD"])
+    print("with one:", requests.get(search, auth=admin, timeout=60).status_code)
 
 # %% [markdown]
 # ## Cleaning up
@@ -202,14 +214,13 @@ del os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD
 
 # %%
 scratch = Path(tempfile.mkdtemp())
-store = f"sqlite:///{(scratch / 'mlflow.db').as_posix()}"
-mlflow.set_tracking_uri(store)
-mlflow.set_experiment(
-    experiment_id=mlflow.create_experiment("Clean", artifact_location=str(scratch / "mlruns"))
-)
-with mlflow.start_run() as run:
-    mlflow.log_text("a file", "note.txt")
-mlflow.delete_run(run.info.run_id)
+store = sqlite(scratch)
+with at(store):
+    place = str(scratch / "mlruns")
+    mlflow.set_experiment(experiment_id=mlflow.create_experiment("Clean", artifact_location=place))
+    with mlflow.start_run() as run:
+        mlflow.log_text("a file", "note.txt")
+    mlflow.delete_run(run.info.run_id)
 command = f"mlflow gc --backend-store-uri {store} --tracking-uri {store}"
 subprocess.run(command.split(), check=True, capture_output=True)
 print("files left:", [path.name for path in scratch.rglob("note.txt")])
@@ -231,13 +242,11 @@ with mlflow.start_run(run_name="Old_Run"):
 older = {**os.environ, "MLFLOW_TRACKING_URI": "file:mlruns", "MLFLOW_ALLOW_FILE_STORE": "true"}
 subprocess.run([sys.executable, "-c", code], cwd=old, env=older, check=True)
 
-command = "mlflow migrate-filestore --source mlruns --target sqlite:///migrated.db"
+command = "mlflow migrate-filestore --source mlruns --target sqlite:///mlflow.db"
 subprocess.run(command.split(), cwd=old, check=True, capture_output=True)
-mlflow.set_tracking_uri(f"sqlite:///{(old / 'migrated.db').as_posix()}")
-mlflow.search_runs(search_all_experiments=True)[["tags.mlflow.runName", "metrics.x"]]
-
-# %%
-mlflow.set_tracking_uri(own_store)
+with at(sqlite(old)):
+    found = mlflow.search_runs(search_all_experiments=True)
+found[["tags.mlflow.runName", "metrics.x"]]
 
 # %% [markdown]
 # Copying single experiments or models from one server to another is what the separate package `mlflow-export-import`
