@@ -13,7 +13,8 @@ test_size, n_trials, dataset, target, positive_class = utils.arguments(
 
 
 def run_step(entry_point, **parameters):
-    given = {name.replace("_", "-"): value for name, value in parameters.items() if value}
+    known = {name: value for name, value in parameters.items() if value is not None}
+    given = {name.replace("_", "-"): value for name, value in known.items()}
     experiment_id = mlflow.active_run().info.experiment_id
     options = {"experiment_id": experiment_id, "env_manager": "local"}
     try:

@@ -321,6 +321,14 @@ STEPS = ["data_preprocessing", "hyperparameters_tuning", "model_training", "data
 
 
 @pytest.mark.slow
+def test_pipeline_hands_on_a_zero(empty_project):
+    """It is refused by the step, not taken for "not given"."""
+    result = empty_project.step("pipeline", "--test-size", 0)
+    assert result.returncode == 1
+    assert "test-size is 0.0" in result.stderr
+
+
+@pytest.mark.slow
 def test_pipeline_uses_what_it_made(own_data):
     pipeline = own_data.newest("pipeline")
     steps = own_data.runs(f"tags.mlflow.parentRunId = '{pipeline.info.run_id}'", status=None)
