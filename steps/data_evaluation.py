@@ -88,7 +88,7 @@ try:
     mlflow.validate_evaluation_results(thresholds, result, champion_result)
 except ModelValidationFailedException as failure:
     objections.append(f"{failure} (The thresholds are set in config.py.)")
-if utils.champion_version() != champion:
+if utils.champion_version() not in [champion, version]:
     objections.append("Meanwhile another version has become the champion: evaluate again.")
 
 client = mlflow.MlflowClient()
