@@ -1,10 +1,14 @@
 """Copies of the project that several test files use."""
 
+import signal
 import sys
 
 import nbformat
 import pytest
 from support import Project, succeed
+
+# What a shell has put into the background ignores Ctrl-C, and so would the programs that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook

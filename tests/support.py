@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -64,8 +63,6 @@ class Project:
 
     def start(self, *command, **variables):
         """Start a program without waiting for it, in a session of its own; `said()` is what it wrote to stderr."""
-        # whatever a shell has put into the background ignores Ctrl-C, and so would the programs that it starts
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         output = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the process has ended)
         process = subprocess.Popen(
             [str(word) for word in command],

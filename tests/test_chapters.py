@@ -67,7 +67,7 @@ def test_sharing(after_chapters):
         "version 1: same answers True",
         "version 2: same answers True",
         "without a password: 401",
-        "with one: Moving",
+        "with one: 200",
         "files left: []",
     ]:
         assert line in said

@@ -362,6 +362,7 @@ def tracking(containers, tmp_path_factory):
         compose("down", "--rmi", "local", "--volumes", "--remove-orphans")
 
 
+@pytest.mark.nightly
 class TestTracking:
     pytestmark = needs_docker
 
