@@ -14,7 +14,7 @@ import data_files
 import utils
 from notebook_tools.run import chapters
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly  # `make test` has the story, this what goes on from it
 
 
 @pytest.fixture(scope="module")
