@@ -21,6 +21,7 @@ chapters: .venv/installed ## run the chapters, which go on from there
 # Each server of ours has its port in a variable: make ui UI_PORT=5050
 UI_PORT ?= 5000
 TRACKING_PORT ?= 5000
+SERVE_PORT ?= 8000
 MLSERVE_PORT ?= 8080
 MLSERVE_GRPC_PORT ?= 8081
 MLSERVE_METRICS_PORT ?= 8082
@@ -39,7 +40,6 @@ tracking-server: .venv/installed ## share runs and models: export MLFLOW_TRACKIN
 		--workers 1 --backend-store-uri sqlite:///mlflow.db --artifacts-destination mlruns \
 		--allowed-hosts 'localhost:*,127.0.0.1:*'
 
-SERVE_PORT ?= 8000
 serve: .venv/installed ## serve the champion with our own server at http://127.0.0.1:8000, which follows the alias
 	python -m steps.model_server --port $(SERVE_PORT)
 
