@@ -6,7 +6,7 @@ unexport PYTHONSAFEPATH
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough chapters ui tracking-server serve mlserve test test-nightly test-fast benchmark benchmark-rows \
+.PHONY: help walkthrough chapters ui tracking-server serve mlserve test test-nightly test-fast benchmark \
 	scripts pictures readme readme-diff check-readme lint format constraints clean
 
 help: ## list the targets
@@ -63,8 +63,6 @@ test-fast: .venv/tests ## the tests that take no more than seconds
 
 benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about ten minutes)
 	python -m benchmarks.benchmark
-
-benchmark-rows: .venv/installed ## measure the steps on up to a million rows, on a quiet machine (about ten minutes)
 	python -m benchmarks.rows
 
 scripts: .venv/installed ## make the scripts from the notebook

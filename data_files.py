@@ -211,10 +211,9 @@ def encode(frame, encoding):
         return features, None
     label = frame[encoding["target"]].map(dict(zip(encoding["classes"], [0, 1], strict=True)))
     if label.isna().any():
-        wrong = frame[encoding["target"]][label.isna()].iloc[0]
-        raise StepError(
-            f"`{encoding['target']}` holds `{_tidy(str(wrong))[:30]}`; the model knows {encoding['classes']}."
-        )
+        wrong = _tidy(str(frame[encoding["target"]][label.isna()].iloc[0]))[:30]
+        known = f"the model knows {encoding['classes']}"
+        raise StepError(f"`{encoding['target']}` holds `{wrong}`; {known}.")
     return features, label.astype(int)
 
 

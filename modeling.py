@@ -849,7 +849,7 @@ print("the real extractor made the same lines:", made[1:] == script)
 # %%
 project = yaml.safe_load(Path("MLproject").read_text())
 two = {name: project["entry_points"][name] for name in ["model-training", "data-evaluation"]}
-print(yaml.safe_dump(two, sort_keys=False, default_flow_style=None, width=98))
+print(yaml.safe_dump(two, sort_keys=False, default_flow_style=None, width=80))
 
 # %% [markdown]
 # ### Running the entry points

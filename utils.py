@@ -389,7 +389,7 @@ def as_dataset(frame, source, name, target):
     # MLflow has no kind of source for the files of a run; that for local files can load them too
     source = LocalArtifactDatasetSource(source)
     dataset = mlflow.data.from_pandas(frame, source, target, name, digest.hexdigest()[:8])
-    # one row, with a missing value in each column that has one, says all; of a million MLflow takes 15 s
+    # one row with a missing value wherever a column has one says all; a million take MLflow 15 s
     one_row = frame.head(1).mask(frame.isna().any(), axis="columns")
     dataset.schema = mlflow.models.infer_signature(one_row).inputs
     return dataset

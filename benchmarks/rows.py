@@ -24,10 +24,11 @@ import config
 import utils
 from benchmarks.benchmark import scratch_project, surroundings
 
-SIZES = [569, 100_000, 1_000_000]
-TRIALS = 2
+SIZES = [569, 300_000]
+TRIALS = 1
 PARAMS = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.1}
 ROUNDS = 100
+CLASSIFIER = ["--model-uri", f"models:/{config.CLASSIFIER_MODEL}/1"]
 STEPS = {
     "data_preprocessing": ["--dataset", "data.csv"],
     "hyperparameters_tuning": ["--n-trials", str(TRIALS)],
@@ -35,7 +36,9 @@ STEPS = {
     "data_evaluation": [],
     "flavour_comparison": [],
     "model_customization": [],
-    "model_serving": ["--model-uri", f"models:/{config.CLASSIFIER_MODEL}/1"],
+    "model_serving": CLASSIFIER,
+    "batch_scoring": ["--input", "data.csv", "--output", "scores.csv", *CLASSIFIER],
+    "drift_check": ["--input", "data.csv", *CLASSIFIER],
 }
 
 

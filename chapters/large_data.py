@@ -17,11 +17,11 @@
 # *A chapter of [A model's life with MLflow](../README.md). Run `make walkthrough` first; then this notebook,
 # `chapters/large_data.py`, runs alone.*
 #
-# All steps keep their data in memory. How far does that go? `make benchmark-rows` runs them on 569 rows, on 100
-# thousand and on a million of the same columns: drawn from the real ones, with noise. Each step is a process; what it
-# costs are its seconds and the most memory that it held, each measured once. (*XGBoost alone* is the training of 100
-# rounds without MLflow, once in one process and once on a Dask cluster, of which more below. The search makes 2
-# trials.)
+# All steps but `batch-scoring` keep their data in memory. How far does that go? `make benchmark` runs them on 569 rows
+# and on 300 thousand of the same columns: drawn from the real ones, with noise. Each step is a process; what it costs
+# are its seconds and the most memory that it held, each measured once. (*XGBoost alone* is the training of 100 rounds
+# without MLflow, once in one process and once on a Dask cluster, of which more below. The search makes one trial. For
+# other sizes: `python -m benchmarks.rows --sizes 1000000 --out FOLDER`.)
 
 # %%
 import os
@@ -61,11 +61,11 @@ table.columns = [
 table.round().astype(int)
 
 # %% [markdown]
-# Memory grows with the data and not faster: a million rows fit into the memory of a laptop. Where a part of the rows
-# is enough, the steps take a part: SHAP explains at most 2,000 rows, the flavours are compared on at most 1,000, and a
+# Memory grows with the data and not faster, or not at all where a file is scored in parts. Where a part of the rows is
+# enough, the steps take a part: SHAP explains at most 2,000 rows, the flavours are compared on at most 1,000, and a
 # server gets its rows in requests of 1,000. Time goes where all rows must pass: through text when the CSV files are
-# written, and through XGBoost for each fold of each trial. With a million rows, search on a sample of them or let many
-# workers share the trials.
+# written, and through XGBoost for each fold of each trial. With millions of rows, search on a sample of them or let
+# many workers share the trials.
 #
 # ## On a cluster
 #

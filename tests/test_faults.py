@@ -13,14 +13,18 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import mlflow
 import nbformat
+import pandas as pd
 import psutil
 import pytest
 import sqlalchemy
 from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
+from mlflow.utils.file_utils import local_file_uri_to_path
 from nbclient import NotebookClient
+from sklearn.datasets import load_breast_cancer
 from support import ROOT, only_line, refusal, succeed, survivors, wait_until
 
 import config
@@ -328,6 +332,85 @@ def test_interrupt_that_python_drops(tmp_path):
     assert result.stdout == "goes on\n"
     assert result.returncode == -signal.SIGINT
     assert result.stderr.splitlines()[-1].startswith("Interrupted.")
+
+
+# --- Killed steps: what is finished is whole, and the same command then works
+
+FOR_KILLS = {
+    "data_preprocessing": [],
+    "hyperparameters_tuning": ["--n-trials", 5],
+    "model_training": [],
+    "data_evaluation": [],
+    "flavour_comparison": [],
+    "model_customization": [],
+    "model_serving": [],
+    "batch_scoring": ["--input", "rows.csv", "--output", "scores.csv"],
+    "drift_check": ["--input", "rows.csv"],
+}
+
+
+def contents(run):
+    """What a run holds: the names of its metrics, parameters, tags, data sets and files."""
+    folder = Path(local_file_uri_to_path(run.info.artifact_uri))
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    data_sets = [data.dataset.name for data in run.inputs.dataset_inputs]
+    return sorted(run.data.metrics), sorted(run.data.params), sorted(run.data.tags), data_sets, files
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("step", FOR_KILLS)
+def test_killed_at_random(project, step):
+    """Three times, at any moment from the beginning of its run to the time when that would have ended."""
+    project.client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, "1")
+    rows = load_breast_cancer(as_frame=True).data
+    rows.to_csv(project.folder / "rows.csv", index=False)
+    scores = project.folder / "scores.csv"
+    of_step = f"tags.step = '{step}'"
+    succeed(project.step(step, *FOR_KILLS[step]))
+    whole = project.newest(step)
+    seconds = (whole.info.end_time - whole.info.start_time) / 1000
+    for _ in range(3):
+        scores.unlink(missing_ok=True)
+        known = len(project.runs(of_step, status=None))
+        process = project.start("python", "-m", f"steps.{step}", *FOR_KILLS[step])
+        try:
+            wait_until(lambda known=known: len(project.runs(of_step, status=None)) > known)
+            moment = random.uniform(0, seconds)
+            print(f"killed after {moment:.3f} of {seconds:.3f} s")
+            time.sleep(moment)
+        finally:
+            for member in survivors(process):
+                member.kill()
+            process.wait()
+        for run in project.runs(of_step):
+            assert contents(run) == contents(whole)
+        for name, (versions, aliases) in project.registry().items():
+            assert set(aliases.values()) <= set(versions)
+            for version in versions:
+                assert (project.model_folder(name, version) / "MLmodel").exists()
+        assert not scores.exists() or len(pd.read_csv(scores)) == len(rows)
+    succeed(project.step(step, *FOR_KILLS[step]))
+    assert contents(project.newest(step)) == contents(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_killed_pipeline(project):
+    """The step at hand still ends, no further one begins."""
+    process = project.start("python", "-m", "steps.pipeline", "--n-trials", 30)
+    known = len(project.runs("tags.step = 'hyperparameters_tuning'"))
+    try:
+        wait_until(lambda: project.runs("tags.step = 'hyperparameters_tuning'", "RUNNING"))
+        process.kill()
+        process.wait()
+        wait_until(lambda: not survivors(process))
+    finally:
+        for member in survivors(process):
+            member.kill()
+    assert len(project.runs("tags.step = 'hyperparameters_tuning'")) == known + 1
+    assert [run.data.tags["step"] for run in project.runs(status="RUNNING")] == ["pipeline"]
+    assert project.registry()[config.CLASSIFIER_MODEL] == ([1], {})
 
 
 # --- Servers

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import nbformat
 import pytest
 import requests
 import yaml
@@ -218,6 +219,69 @@ def test_devcontainer(tmp_path):
     program = program.replace("${containerWorkspaceFolder}", str(tmp_path))
     result = project.run(program, "-c", "import sys, mlflow; print(sys.prefix)")
     assert result.stdout == f"{tmp_path}/.venv\n"
+
+
+# --- Other versions of Python
+
+
+def found_python(version):
+    """A Python of this version that starts: one on the PATH, or one of pyenv's."""
+    programs = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    for program in filter(None, programs):
+        if subprocess.run([program, "--version"], capture_output=True).returncode == 0:
+            return program
+    pytest.skip(f"there is no Python {version} here")
+
+
+def assert_walked_through(result, project, version):
+    """`make walkthrough` has run the whole notebook with this version, and what it made can be used."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    notebook = nbformat.read(project.folder / "modeling.ipynb", as_version=4)
+    assert notebook.metadata.language_info.version.startswith(f"{version}.")
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+    assert config.CHAMPION in project.registry()[config.CLASSIFIER_MODEL][1]
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+@pytest.mark.parametrize("version", ["3.12", "3.13"])
+def test_walkthrough_with_another_python(tmp_path, version):
+    project = Project(tmp_path)
+    result = project.run("make", "walkthrough", f"PYTHON={found_python(version)}")
+    assert_walked_through(result, project, version)
+
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_walkthrough_on_a_fresh_machine(tmp_path):
+    """A Debian with nothing but the Python of today, make and git, as a user who is not root."""
+    if not hasattr(os, "getuid") or os.getuid() != 0 or not shutil.which("debootstrap"):
+        pytest.skip("only root can make a machine in a folder, with debootstrap")
+    machine, suite = tmp_path / "machine", "forky"
+    listed = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    mirrors = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    mirror = next(address for address in mirrors if "security" not in address)
+    packages = "--include=python3,python3-venv,make,git,ca-certificates"
+    script = "/usr/share/debootstrap/scripts/sid"  # an older debootstrap does not know the suite
+    command = ["debootstrap", "--variant=minbase", packages, suite, machine, mirror, script]
+    made = subprocess.run(command, capture_output=True, text=True)
+    assert made.returncode == 0, made.stdout[-2000:] + made.stderr
+    certificates = "etc/ssl/certs/ca-certificates.crt"
+    shutil.copy(f"/{certificates}", machine / certificates)
+    subprocess.run(["chroot", machine, "useradd", "--create-home", "reader"], check=True)
+    (machine / "home/reader/project").mkdir()
+    project = Project(machine / "home/reader/project")
+    subprocess.run(["chroot", machine, "chown", "--recursive", "reader", "/home/reader"], check=True)
+    # in name spaces of their own, the mounts and all processes end with the command
+    mounts = [f"mount --rbind /{folder} {machine}/{folder}" for folder in ["dev", "sys"]]
+    variables = (
+        f"HOME=/home/reader LANG=C.UTF-8 PATH=/usr/bin:/bin SSL_CERT_FILE=/{certificates} PIP_CERT=/{certificates}"
+    )
+    inside = f"chroot --userspec=reader {machine} env -i {variables} make -C /home/reader/project walkthrough"
+    steps = " && ".join([*mounts, f"mount -t proc proc {machine}/proc", inside])
+    result = project.run("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", steps, cwd="/")
+    (python,) = machine.glob("usr/bin/python3.*[0-9]")
+    assert_walked_through(result, project, python.name.removeprefix("python"))
 
 
 # --- Kernels that do not start, or die
