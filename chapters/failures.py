@@ -23,6 +23,7 @@
 # | --- | --- |
 # | A step gets Ctrl-C or SIGTERM | One line. Its run is `FAILED`, its server stops. |
 # | A step is killed at once (SIGKILL) | Its run stays `RUNNING`; no step takes it for finished. Delete it in the UI. |
+# | `batch-scoring` is killed at once | Its file is whole or not there; a folder `.scoring-…` is left beside it. |
 # | A pipeline is killed at once (SIGKILL) | The step at hand still ends, no further one begins. |
 # | A search is interrupted | It is lost, unless it had a `storage`: then the same command goes on. |
 # | One of several workers is killed | The others go on; in a database one of them repeats its trial. |

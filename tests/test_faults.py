@@ -362,7 +362,7 @@ def contents(run):
 @pytest.mark.nightly
 @pytest.mark.parametrize("step", FOR_KILLS)
 def test_killed_at_random(project, step):
-    """Three times, at any moment from the beginning of its run to the time when that would have ended."""
+    """Three times, at any moment from the beginning of its work to the time when that would have ended."""
     project.client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, "1")
     rows = load_breast_cancer(as_frame=True).data
     rows.to_csv(project.folder / "rows.csv", index=False)
@@ -373,10 +373,13 @@ def test_killed_at_random(project, step):
     seconds = (whole.info.end_time - whole.info.start_time) / 1000
     for _ in range(3):
         scores.unlink(missing_ok=True)
+        for left in project.folder.glob(".scoring-*"):
+            shutil.rmtree(left)
         known = len(project.runs(of_step, status=None))
         process = project.start("python", "-m", f"steps.{step}", *FOR_KILLS[step])
         try:
-            wait_until(lambda known=known: len(project.runs(of_step, status=None)) > known)
+            # the scoring works before its run begins
+            wait_until(lambda n=known: len(project.runs(of_step, None)) > n or [*project.folder.glob("*scor*")])
             moment = random.uniform(0, seconds)
             print(f"killed after {moment:.3f} of {seconds:.3f} s")
             time.sleep(moment)
