@@ -121,6 +121,7 @@ def test_restored_experiment_can_be_used(folder, store):
     utils.set_experiment()
 
 
+@pytest.mark.slow
 def test_store_in_use_by_another_program(folder, store):
     shutil.copy(store, folder)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db", isolation_level=None)) as other:
@@ -155,7 +156,7 @@ def test_missing_driver(folder):
 
 
 @pytest.mark.parametrize("scheme", ["http", "postgresql"])
-@pytest.mark.parametrize("state", ["down", "silent"])
+@pytest.mark.parametrize("state", ["down", pytest.param("silent", marks=pytest.mark.slow)])
 def test_unreachable_store(folder, scheme, state):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         port = silent.getsockname()[1] if state == "silent" else servers.free_port()
@@ -312,6 +313,7 @@ def test_interrupted_pipeline(project, number):
     interrupt(project, project.start(*command), "pipeline", number, searching, group=number == signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_interrupt_that_python_drops(tmp_path):
     """One that falls into a destructor is lost, and the SIGTERM after it is ignored: it is raised again."""
     code = """if True:

@@ -257,6 +257,7 @@ def test_wrong_storage(tmp_path, storage, words):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_silent_database():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
