@@ -495,6 +495,22 @@ def test_worse_model_does_not_replace_the_champion(evaluated, tmp_path):
     assert evaluation.data.metrics["accuracy_score"] < beside.data.metrics["accuracy_score"]
 
 
+@pytest.mark.slow
+def test_champion_chosen_meanwhile(evaluated, tmp_path):
+    """A version that somebody else has brought into use during an evaluation was not compared with: it stays."""
+    project = evaluated.copy(tmp_path)
+    project.client.delete_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION)
+    source = project.model_folder(config.CLASSIFIER_MODEL, 1).as_uri()
+    other = project.client.create_model_version(config.CLASSIFIER_MODEL, source).version
+    process = project.start("python", "-m", "steps.data_evaluation")
+    wait_until(lambda: project.runs("tags.step = 'data_evaluation'", "RUNNING"))
+    project.client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, other)
+    assert process.wait(60) == 0
+    assert "Meanwhile another version has become the champion" in process.said()
+    assert project.newest("data_evaluation").data.tags["gate"] == "failed"
+    assert project.registry()[config.CLASSIFIER_MODEL][1] == {config.CHAMPION: int(other)}
+
+
 # --- Models of others
 
 
