@@ -616,7 +616,8 @@ from utils import StepError
 # %% [markdown]
 # We ask for the version that the last training run registered, and for the data that this training run used: not
 # just for the last version and the last data, which may belong to something else. A file from somewhere else is read as
-# the model needs it. Rows that the model was trained on prove nothing, so they are counted.
+# the model needs it. Rows that a model was trained on prove nothing, so they are counted; for the champion too, which
+# may have been trained on another split.
 
 # %% tags=["data_evaluation", "remove-output"]
 eval_dataset, training_run_id = None, None
@@ -633,17 +634,27 @@ if eval_dataset:
     frame, target = data_files.read_table(eval_dataset, encoding=encoding)
     if frame[target].nunique() < 2:
         raise StepError(f"{eval_dataset}: has one class only. Give rows of both classes.")
-    seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
-    if seen > len(frame) / 2:
-        objections.append(
-            f"{seen} of the {len(frame)} rows were seen in training: evaluate on others."
-        )
 else:
-    frame, seen = utils.load_dataset(data_run, "test"), 0
+    frame = utils.load_dataset(data_run, "test")
 source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
 empty = ", ".join(frame.columns[frame.isna().all()])
 if empty:
     logger.warning(f"There will be no SHAP plots, because there is not one value of {empty}.")
+
+
+def rows_seen(version):
+    client = mlflow.MlflowClient()
+    try:
+        trained = client.get_run(client.get_model_version(config.CLASSIFIER_MODEL, version).run_id)
+        its_data_run = client.get_run(trained.data.tags["data_run_id"])
+        return data_files.count_known_rows(frame, utils.load_dataset(its_data_run, "train"))
+    except (MlflowException, KeyError, OSError):  # it was not trained here, or its runs are gone
+        return 0
+
+
+seen = rows_seen(version)
+if eval_dataset and seen > len(frame) / 2:
+    objections.append(f"{seen} of the {len(frame)} rows were seen in training: evaluate on others.")
 
 # %% [markdown]
 # `mlflow.models.evaluate` computes the usual metrics of a classifier, draws the usual plots, and explains the
@@ -677,6 +688,8 @@ with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
             if same_columns and theirs["classes"] == encoding["classes"]:
                 with mlflow.start_run(run_name=f"Champion_Version_{champion}", nested=True):
                     champion_result = evaluate(champion_uri, explain=False)
+                    champion_seen = rows_seen(champion)
+                    mlflow.log_metric("rows_seen_in_training", champion_seen)
             else:
                 objections.append(
                     f"The champion, version {champion}, has other columns or classes."
@@ -689,6 +702,11 @@ with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
 logger.info(
     f"version {version} on {len(frame)} rows of {source}, class 1 is {encoding['classes'][1]!r}"
 )
+if champion_result and champion_seen > seen:
+    logger.warning(
+        f"The champion, version {champion}, was trained on {champion_seen} of these rows, version "
+        f"{version} on {seen}, so it looks better here than it is. Evaluate on rows new to both."
+    )
 
 # %%
 shown = ["accuracy_score", "precision_score", "recall_score", "roc_auc", "log_loss"]

@@ -40,6 +40,7 @@
 # | The champion's files are gone | The gate stays shut and names the version and the way out. |
 # | A model has other columns or classes than the champion | The alias stays; the message says how to move it by hand. |
 # | An evaluation file holds training rows | They are counted; with more than half the gate stays shut. |
+# | The champion was trained on rows of the new test set | A warning with their number: it looks better than it is. |
 # | An ID of a run is wrong | One line says why: missing, unfinished, of another step, of other data. |
 # | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
 # | The folder's name has `%20`, or both quotes, in it | Refused in one line: MLflow cannot keep files there. |

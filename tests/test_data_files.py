@@ -769,3 +769,6 @@ def test_known_rows():
     train = pd.DataFrame({"x": [1.0, 2.0, np.nan, 2.0], "word": ["a", "b", "c", "b"], "target": [0, 1, 1, 1]})
     frame = pd.DataFrame({"word": ["b", "b", "c", "a"], "x": [2.0, 2.0, np.nan, 2.0], "target": [1, 0, 1, 0]})
     assert data_files.count_known_rows(frame, train) == 2
+    whole_numbers = frame.astype({"x": "Int64"}).dropna().astype({"x": int})
+    assert data_files.count_known_rows(whole_numbers, train) == 1
+    assert data_files.count_known_rows(frame.assign(word=1.0), train) == 0

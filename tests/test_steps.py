@@ -438,7 +438,10 @@ def test_gate_stays_shut(evaluated, tmp_path, change, reason):
 
 @pytest.mark.slow
 def test_champion_is_judged_in_its_own_codes(empty_project):
-    """The newer model knows a word more, which comes first: in its codes the champion would take b for c."""
+    """The newer model knows a word more, which comes first: in its codes the champion would take b for c.
+
+    The champion was trained on some of the rows that test the newer one, which is said.
+    """
     project = empty_project
 
     def pipeline(words):
@@ -451,9 +454,18 @@ def test_champion_is_judged_in_its_own_codes(empty_project):
         return succeed(project.step("data_evaluation"))
 
     assert "is the champion" in pipeline(["b", "c"] * 100)
-    pipeline(["b", "c"] * 100 + ["a"] * 8)
+    said = pipeline(["b", "c"] * 100 + ["a"] * 8)
     (beside,) = project.runs("attributes.run_name = 'Champion_Version_1'")
     assert beside.data.metrics["accuracy_score"] > 0.9
+    newer, older = [run.info.run_id for run in project.runs("tags.step = 'data_preprocessing'")]
+    test = pd.read_csv(project.client.download_artifacts(newer, "datasets/test.csv"))
+    seen = test.noise.isin(pd.read_csv(project.client.download_artifacts(older, "datasets/train.csv")).noise).sum()
+    assert 0 < seen < len(test)
+    assert beside.data.metrics["rows_seen_in_training"] == seen
+    assert project.newest("data_evaluation").data.metrics["rows_seen_in_training"] == 0
+    assert (
+        f"version 1, was trained on {seen} of these rows, version 2 on 0, so it looks better here than it is." in said
+    )
 
 
 @pytest.mark.slow
