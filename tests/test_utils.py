@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer
 
+import config
 import utils
 from utils import StepError
 
@@ -85,7 +86,8 @@ def test_the_run_that_ended_last(store):
     """In whatever experiment, and whichever began first; runs that failed or have other tags do not count."""
     other = store.create_experiment("other")
     tags = {"step": "model_training", "data": "some"}
-    late, early = (store.create_run(experiment, tags=tags, start_time=1).info.run_id for experiment in [other, "0"])
+    late = store.create_run(other, tags=tags, start_time=1).info.run_id
+    early = store.create_run("0", tags=tags, start_time=2).info.run_id
     store.set_terminated(early, end_time=10)
     store.set_terminated(late, end_time=20)
     store.set_terminated(store.create_run("0", tags=tags).info.run_id, "FAILED", end_time=30)
@@ -159,6 +161,11 @@ def test_data_set_comes_back_as_it_was(store, tmp_path):
 def test_missing_number_becomes_null_in_a_request():
     frame = pd.DataFrame({"a": [1.5, np.nan], "b": ["x", None]})
     assert utils.as_request(frame) == {"dataframe_split": {"columns": ["a", "b"], "data": [[1.5, "x"], [None, None]]}}
+
+
+def test_threads():
+    rows = config.ROWS_FOR_THREADS
+    assert [utils.threads(pd.DataFrame(index=range(number))) for number in [rows - 1, rows]] == [1, 0]
 
 
 def test_added_feature():
