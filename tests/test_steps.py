@@ -401,6 +401,18 @@ def test_other_columns_never_take_the_alias(own_data, tmp_path):
     assert project.registry()[config.CLASSIFIER_MODEL][1] == {config.CHAMPION: 1}
 
 
+@pytest.mark.slow
+def test_other_classes_never_take_the_alias(evaluated, tmp_path):
+    """Whoever asks the champion for the probability of a benign tumour must not get that of a malignant one."""
+    project = evaluated.copy(tmp_path)
+    succeed(project.step("data_preprocessing", "--positive-class", 0))
+    succeed(project.step("hyperparameters_tuning", "--n-trials", 1))
+    succeed(project.step("model_training"))
+    said = succeed(project.step("data_evaluation"))
+    assert "The champion, version 1, has other columns or classes" in said
+    assert project.registry()[config.CLASSIFIER_MODEL] == ([1, 2], {config.CHAMPION: 1})
+
+
 # --- The gate
 
 

@@ -172,8 +172,14 @@ def test_best_of_the_study_on_these_data_only(project):
     options = ["--n-trials", 1, "--storage", "other.journal", "--study-name", name]
     succeed(project.step("hyperparameters_tuning", *options))
     succeed(project.step("model_training"))
-    newest = project.newest("hyperparameters_tuning").info.run_id
-    assert project.newest("model_training").data.tags["tuning_run_id"] == newest
+    first = project.newest("hyperparameters_tuning").info.run_id
+    assert project.newest("model_training").data.tags["tuning_run_id"] == first
+    # of the searches of one study the best counts, not the last
+    succeed(project.step("hyperparameters_tuning", *options))
+    project.client.log_metric(first, "logloss", 0.0)
+    succeed(project.step("model_training"))
+    assert project.newest("hyperparameters_tuning").info.run_id != first
+    assert project.newest("model_training").data.tags["tuning_run_id"] == first
 
 
 @pytest.mark.slow
