@@ -13,7 +13,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Two processes share the tests: those on one copy of the project stay together, and so do other files."""
+    """Two processes share the tests: those on one copy of the project stay together, and so do other files.
+
+    A test with a mark `xdist_group` of its own goes to whichever process is free.
+    """
     for item in items:
         shared = next((name for name in ["walkthrough", "trained"] if name in item.fixturenames), item.path.stem)
         item.add_marker(pytest.mark.xdist_group(shared))

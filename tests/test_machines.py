@@ -244,7 +244,9 @@ def assert_walked_through(result, project, version):
 
 @pytest.mark.slow
 @pytest.mark.nightly
-@pytest.mark.parametrize("version", ["3.12", "3.13"])
+@pytest.mark.parametrize(
+    "version", [pytest.param(version, marks=pytest.mark.xdist_group(version)) for version in ["3.12", "3.13"]]
+)
 def test_walkthrough_with_another_python(tmp_path, version):
     project = Project(tmp_path)
     result = project.run("make", "walkthrough", f"PYTHON={found_python(version)}")
@@ -253,6 +255,7 @@ def test_walkthrough_with_another_python(tmp_path, version):
 
 @pytest.mark.slow
 @pytest.mark.nightly
+@pytest.mark.xdist_group("fresh machine")
 def test_walkthrough_on_a_fresh_machine(tmp_path):
     """A Debian with nothing but the Python of today, make and git, as a user who is not root."""
     if not hasattr(os, "getuid") or os.getuid() != 0 or not shutil.which("debootstrap"):

@@ -157,6 +157,13 @@ def test_training(walkthrough):
     history = walkthrough.client.get_metric_history(run.info.run_id, "validation-logloss")
     assert config.EARLY_STOPPING_ROUNDS < len(history) <= int(tuning_run.data.params["num_boost_round"])
     assert len(history) == len(walkthrough.client.get_metric_history(run.info.run_id, "train-logloss"))
+    # both models keep the rounds up to the best one
+    rounds = int(np.argmin([metric.value for metric in sorted(history, key=lambda metric: metric.step)])) + 1
+    booster, classifier = (
+        mlflow.xgboost.load_model(str(walkthrough.model_folder(name, 1)))
+        for name in [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL]
+    )
+    assert booster.num_boosted_rounds() == classifier.get_booster().num_boosted_rounds() == rounds
     files = {artifact.path for artifact in walkthrough.client.list_artifacts(run.info.run_id)}
     assert "feature_importance_weight.png" in files
     # the test set stays unseen until the evaluation
