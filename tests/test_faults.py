@@ -404,8 +404,8 @@ def test_killed_at_random(project, step):
 @pytest.mark.nightly
 def test_killed_pipeline(project):
     """The step at hand still ends, no further one begins."""
-    process = project.start("python", "-m", "steps.pipeline", "--n-trials", 30)
     known = len(project.runs("tags.step = 'hyperparameters_tuning'"))
+    process = project.start("python", "-m", "steps.pipeline", "--n-trials", 30)
     try:
         wait_until(lambda: project.runs("tags.step = 'hyperparameters_tuning'", "RUNNING"))
         process.kill()
