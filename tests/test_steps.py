@@ -338,6 +338,8 @@ def test_pipeline_uses_what_it_made(own_data):
     data_run_id, training_run_id = of["data_preprocessing"].info.run_id, of["model_training"].info.run_id
     assert {run.data.tags.get("data_run_id", data_run_id) for run in steps} == {data_run_id}
     assert own_data.newest("data_preprocessing").info.run_id != data_run_id  # the newer one of somebody else
+    # said in so many words, for the newer one could have come before the search
+    assert of["hyperparameters_tuning"].data.params["data-run-id"] == data_run_id
     for step in ["data_evaluation", "flavour_comparison", "model_customization"]:
         assert of[step].data.tags["training_run_id"] == training_run_id
     # it serves the version that it trained, on the rows that belong to it
