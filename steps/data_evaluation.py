@@ -42,7 +42,7 @@ def rows_seen(version):
         return 0
 
 
-seen = rows_seen(version)
+seen = data_files.count_known_rows(frame, utils.load_dataset(data_run, "train"))
 if eval_dataset and seen > len(frame) / 2:
     objections.append(f"{seen} of the {len(frame)} rows were seen in training: evaluate on others.")
 

@@ -403,13 +403,18 @@ def test_other_columns_never_take_the_alias(own_data, tmp_path):
     assert project.registry()[config.CLASSIFIER_MODEL][1] == {config.CHAMPION: 1}
 
 
+def train_anew(project, *options):
+    """The steps up to the training, with these options of the data preparation and one trial."""
+    succeed(project.step("data_preprocessing", *options))
+    succeed(project.step("hyperparameters_tuning", "--n-trials", 1))
+    succeed(project.step("model_training"))
+
+
 @pytest.mark.slow
 def test_other_classes_never_take_the_alias(evaluated, tmp_path):
     """Whoever asks the champion for the probability of a benign tumour must not get that of a malignant one."""
     project = evaluated.copy(tmp_path)
-    succeed(project.step("data_preprocessing", "--positive-class", 0))
-    succeed(project.step("hyperparameters_tuning", "--n-trials", 1))
-    succeed(project.step("model_training"))
+    train_anew(project, "--positive-class", 0)
     said = succeed(project.step("data_evaluation"))
     assert "The champion, version 1, has other columns or classes" in said
     assert project.registry()[config.CLASSIFIER_MODEL] == ([1, 2], {config.CHAMPION: 1})
@@ -462,9 +467,7 @@ def test_champion_is_judged_in_its_own_codes(empty_project):
         frame = pd.DataFrame({"word": words, "noise": np.random.default_rng(0).random(len(words))})
         frame["target"] = np.where(frame.word == "c", "yes", "no")
         frame.to_csv(project.folder / "words.csv", index=False)
-        succeed(project.step("data_preprocessing", "--dataset", "words.csv"))
-        succeed(project.step("hyperparameters_tuning", "--n-trials", 1))
-        succeed(project.step("model_training"))
+        train_anew(project, "--dataset", "words.csv")
         return succeed(project.step("data_evaluation"))
 
     assert "is the champion" in pipeline(["b", "c"] * 100)
@@ -506,9 +509,7 @@ def test_worse_model_does_not_replace_the_champion(evaluated, tmp_path):
     unseen(project).to_csv(project.folder / "real.csv", index=False)
     answers = np.random.default_rng(0).permutation(load_breast_cancer().target)
     breast_cancer(target=answers).to_csv(project.folder / "shuffled.csv", index=False)
-    succeed(project.step("data_preprocessing", "--dataset", "shuffled.csv"))
-    succeed(project.step("hyperparameters_tuning", "--n-trials", 1))
-    succeed(project.step("model_training"))
+    train_anew(project, "--dataset", "shuffled.csv")
     settings = project.folder / "config.py"
     text = settings.read_text()
     thresholds = next(line for line in text.splitlines() if line.startswith("THRESHOLDS = "))
