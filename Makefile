@@ -56,7 +56,7 @@ test: .venv/tests ## check and run everything (less than fifteen minutes)
 	pytest -m "not nightly" --numprocesses 2 --dist loadgroup
 
 test-nightly: .venv/tests ## what takes longer, and says little that `make test` does not (about twenty minutes)
-	pytest -m nightly --numprocesses 2 --dist loadgroup
+	pytest -m "nightly or hypothesis" --hypothesis-profile nightly --numprocesses 2 --dist loadgroup
 
 test-fast: .venv/tests ## the tests that take no more than seconds
 	pytest -m "not slow and not nightly"

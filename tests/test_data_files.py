@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from xgboost import XGBClassifier
 
@@ -688,7 +688,6 @@ def tables(draw):
 ways = [("csv", separator, encoding) for separator in ",;\t|" for encoding in ["utf-8", "utf-8-sig", "utf-16"]]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(frame=tables(), way=st.sampled_from([*ways, ("parquet", None, None)]))
 def test_made_up_table_comes_back(tmp_path, frame, way):
     kind, separator, encoding = way
@@ -705,7 +704,6 @@ def test_made_up_table_comes_back(tmp_path, frame, way):
 cells = st.lists(st.sampled_from([*"ab,;\"'\n 1.", "\r\n"]), max_size=6).map("".join)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(rows=st.lists(st.tuples(cells, st.booleans()), min_size=2, max_size=8))
 def test_lines_are_those_of_the_file(tmp_path, rows):
     """Whatever stands in a quoted cell, each row's line in the file begins with the row's number."""

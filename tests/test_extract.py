@@ -16,7 +16,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT
 
@@ -541,7 +541,6 @@ CELLS = st.lists(
     min_size=1,
     max_size=6,
 )
-MANY = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def run_quietly(*arguments):
@@ -577,7 +576,6 @@ def extract_in_turn(content, name, wanted=("pipeline",)):
         return scripts
 
 
-@MANY
 @given(CELLS, st.sampled_from(["\n", "\r\n"]), st.sampled_from([b"", b"\xef\xbb\xbf"]))
 def test_random_notebooks(cells, line_end, mark):
     """Each script has the code of its cells, in order, with what was hidden; from .ipynb and .py it is the same."""
@@ -606,7 +604,6 @@ def test_random_notebooks(cells, line_end, mark):
             assert lines == [line for code in codes for line in code.split("\n") if line]
 
 
-@MANY
 @given(
     st.lists(
         st.tuples(
@@ -633,7 +630,6 @@ HEADERS = ['# %% tags=["pipeline"]', "# %%", '# + tags=["pipeline"]', "# -", "# 
 LINES = st.lists(st.sampled_from(HEADERS) | st.text(max_size=10))
 
 
-@MANY
 @given(st.text() | LINES.map("\n".join))
 def test_random_text_is_extracted_or_refused(text):
     extract_in_turn(text.encode(errors="ignore"), "n.py")
@@ -648,7 +644,6 @@ CELL_FIELDS = st.sampled_from(["cell_type", "source", "metadata", "outputs", "id
 NOTEBOOK_FIELDS = st.sampled_from(["kernelspec", "language_info", "jupytext", "title"])
 
 
-@MANY
 @given(st.dictionaries(CELL_FIELDS, JSON, max_size=2), st.dictionaries(NOTEBOOK_FIELDS, JSON, max_size=1))
 def test_random_structure_is_extracted_or_refused(cell, metadata):
     extract_in_turn(ipynb(cell, metadata).encode(), "n.ipynb")
