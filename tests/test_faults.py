@@ -292,6 +292,29 @@ def test_interrupted_search(project):
 
 
 @pytest.mark.slow
+def test_interrupted_while_a_trial_begins(project):
+    """MLflow has written the run, but does not know it yet, and leaves it as it is. The search has failed all the same."""
+    code = """if True:
+        import os, runpy, signal, mlflow
+        create_run = mlflow.MlflowClient.create_run
+        def interrupted(*arguments, **options):
+            run = create_run(*arguments, **options)
+            if run.info.run_name == "Trial_2":
+                os.kill(os.getpid(), signal.SIGINT)
+            return run
+        mlflow.MlflowClient.create_run = interrupted
+        runpy.run_module("steps.hyperparameters_tuning", run_name="__main__")
+    """
+    known = project.newest("hyperparameters_tuning").info.run_id
+    result = project.run("python", "-c", code)
+    assert result.returncode == -signal.SIGINT
+    assert only_line(result.stderr).startswith("Interrupted.")
+    assert [run.info.run_name for run in project.runs(status="RUNNING")] == ["Trial_2"]
+    assert project.newest("hyperparameters_tuning", status=None).info.status == "FAILED"
+    assert project.newest("hyperparameters_tuning").info.run_id == known
+
+
+@pytest.mark.slow
 def test_interrupted_server_step(project):
     process = project.start(
         "python", "-m", "steps.model_serving", "--model-uri", f"models:/{config.CLASSIFIER_MODEL}/1"
