@@ -103,6 +103,11 @@ def read_notebook(path, magics=False):
         # neither outputs, whoever made them, nor fields that nobody asked for get into a script
         if "outputs" not in error.absolute_path and error.validator not in {"required", "additionalProperties"}:
             raise ExtractError(f"{path}: is not a notebook: {_reason(error)}")
+    for number, cell in enumerate(notebook.cells, start=1):
+        # validation names one fault of a cell, which may be a harmless one
+        if not isinstance(cell.get("source", ""), str) or not isinstance(cell.metadata.get("tags", []), list):
+            reason = "its source is no text, or its tags are no list"
+            raise ExtractError(f"{path}: is not a notebook: cell {number}: {reason}")
     metadata = notebook.metadata
     language = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
     if language and str(language).lower() not in {"python", "ipython"}:
