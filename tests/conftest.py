@@ -14,7 +14,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Made-up input: the same hundred examples in each run of `make test`, and at night many others.
 settings.register_profile("same", deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 settings.load_profile("same")
-settings.register_profile("nightly", derandomize=False, max_examples=2000)
+settings.register_profile("nightly", derandomize=False, max_examples=1000)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
