@@ -260,13 +260,10 @@ def test_walkthrough_on_a_fresh_machine(tmp_path):
     """A Debian with nothing but the Python of today, make and git, as a user who is not root."""
     if not hasattr(os, "getuid") or os.getuid() != 0 or not shutil.which("debootstrap"):
         pytest.skip("only root can make a machine in a folder, with debootstrap")
-    machine, suite = tmp_path / "machine", "forky"
-    listed = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-    mirrors = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
-    mirror = next(address for address in mirrors if "security" not in address)
+    machine = tmp_path / "machine"
     packages = "--include=python3,python3-venv,make,git,ca-certificates"
     script = "/usr/share/debootstrap/scripts/sid"  # an older debootstrap does not know the suite
-    command = ["debootstrap", "--variant=minbase", packages, suite, machine, mirror, script]
+    command = ["debootstrap", "--variant=minbase", packages, "forky", machine, "", script]  # from Debian's own mirror
     made = subprocess.run(command, capture_output=True, text=True)
     assert made.returncode == 0, made.stdout[-2000:] + made.stderr
     certificates = "etc/ssl/certs/ca-certificates.crt"
