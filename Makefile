@@ -52,10 +52,10 @@ mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion wi
 		MLSERVER_METRICS_PORT=$(MLSERVE_METRICS_PORT) \
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
-test: .venv/tests ## check and run everything (less than fifteen minutes)
+test: .venv/tests ## check and run everything (a quarter to half an hour)
 	pytest -m "not nightly" --numprocesses 2 --dist loadgroup
 
-test-nightly: .venv/tests ## what takes longer, and says little that `make test` does not (about twenty minutes)
+test-nightly: .venv/tests ## what takes longer, and says little that `make test` does not (twenty to forty minutes)
 	pytest -m "nightly or hypothesis" --hypothesis-profile nightly --numprocesses 2 --dist loadgroup
 
 test-fast: .venv/tests ## the tests that take no more than seconds
