@@ -93,6 +93,17 @@ BROKEN_STORES = {
 }
 
 
+def test_store_in_an_empty_folder(folder):
+    """The folder stays and gets the database; the folder `my%20store`, which MLflow makes, does not stay."""
+    (folder / "my store").mkdir()
+    for address in ["my store", "my%20store"]:
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/{address}/mlflow.db")
+        utils.set_experiment()
+        assert [path.relative_to(folder).as_posix() for path in folder.rglob("*.db")] == ["my store/mlflow.db"]
+        assert [path.name for path in folder.iterdir()] == ["my store"]
+        (folder / "my store" / "mlflow.db").unlink()
+
+
 def said_of_store(folder):
     """The one line that `set_experiment` says within 15 seconds, leaving nothing behind."""
     before, began = sorted(folder.iterdir()), time.monotonic()
