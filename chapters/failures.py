@@ -26,7 +26,7 @@
 # | `batch-scoring` is killed at once | Its file is whole or not there; a folder `.scoring-…` is left beside it. |
 # | A pipeline is killed at once (SIGKILL) | The step at hand still ends, no further one begins. |
 # | A search is interrupted | It is lost, unless it had a `storage`: then the same command goes on. |
-# | That falls into the begin or the end of a trial | MLflow loses sight of this one run: it may stay `RUNNING`. |
+# | The interrupt falls into the start or end of a trial | MLflow loses sight of this one run: it may stay `RUNNING`. |
 # | One of several workers is killed | The others go on; in a database one of them repeats its trial. |
 # | A study gets other data or ranges | Refused: *give another study-name*. |
 # | A journal file ends in half a line | One line, with the command that removes it. |

@@ -12,9 +12,10 @@ from support import Project, succeed
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Made-up input: the same hundred examples in each run of `make test`, and at night many others.
-settings.register_profile("same", deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+same = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+settings.register_profile("same", same)
+settings.register_profile("nightly", same, derandomize=False, max_examples=1000)
 settings.load_profile("same")
-settings.register_profile("nightly", derandomize=False, max_examples=1000)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import requests
 import xgboost as xgb
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow.models import infer_signature
 from support import refusal, tracking_server, wait_until
@@ -192,6 +192,7 @@ scalars = st.none() | st.booleans() | st.floats() | st.integers() | st.text()
 anything = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
 
 
+@settings(max_examples=max(150, settings.default.max_examples))  # at night more
 @given(data=st.data())
 def test_any_body(server, data):
     """No value makes the server fail; a question is answered exactly if all values are numbers that XGBoost has."""
