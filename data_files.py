@@ -1,15 +1,11 @@
-"""Reading the tables that users give, and the codes that a model needs for their words."""
+"""Reading the tables that users give."""
 
-import bz2
 import codecs
 import contextlib
 import csv
 import gzip
 import io
-import json
-import lzma
 import re
-import zipfile
 import zlib
 from functools import partial
 from itertools import islice
@@ -20,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import config
-from utils import StepError, add_features, logger
+from utils import StepError, logger
 
 LARGEST = np.finfo(np.float32).max  # XGBoost computes with single precision
-XGBOOST_NAMES = str.maketrans("[]<", "()_")  # it takes no names with the characters on the left
+XGBOOST_NAMES = str.maketrans("[]<", "()_")  # as the model's code renames them for XGBoost
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 SEPARATORS = [",", ";", "\t", "|", " "]
 MISSING = ["", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "null", "NULL"]
@@ -33,80 +29,70 @@ MISSING_NUMBER = [*MISSING, "None", "none", "NONE", "na", "NAN", "Null", "-", "-
 ROW_NUMBERS = re.compile(r"(Unnamed: 0(\.\d+)*|rownames|row\.names|__index_level_\d+__)?")
 # The year first: of other dates nobody can tell whether the day or the month comes first.
 DATE = r"\d{4}[-/]\d{1,2}[-/]\d{1,2}([T ]\d.*)?"
-TIME = r"(-?\d+ days? )?\d+:\d\d(:\d\d(\.\d+)?)?"
 LIKE_A_NUMBER = r"[-+]?[$€£]?(\d{1,3}([,.' ]\d{3})+|\d+)([.,]\d*)?\s?[%$€£]?"  # 1,203.5 and 17,99 and 12 %
 OTHER_KINDS = {
-    "an Excel file": (b"\xd0\xcf\x11\xe0",),
+    "a spreadsheet or an archive": (b"\xd0\xcf\x11\xe0", b"PK\3", b"BZh", b"\xfd7z"),
     "a Feather file": (b"ARROW1", b"FEA1"),
     "an SQLite database": (b"SQLite format 3",),
-    "an HDF5 file": (b"\x89HDF",),
-    "a pickle": (b"\x80\x04", b"\x80\x05"),
-    "an R data file": (b"RDX", b"X\n\0\0"),
-    "a JSON file": (b"{", b"[{"),
-    "a web page": (b"<!DOCTYPE", b"<!doctype", b"<html"),
 }
 
 
-def read_table(path, target=None, encoding=None):
+def read_table(path, target=None, model=None):
     """Read a table of features and a two-valued target, given by the user.
 
-    Columns of numbers, of true and false, of dates (the year first) and of times become numbers; columns of few words
-    stay words. Row numbers are dropped. Columns without a value, and text that differs in more than half of the rows,
-    are left out with a warning.
+    Columns of numbers, of true and false, of dates (the year first) and of few words are told apart. Row numbers are
+    dropped. Columns without a value, and text that differs in more than half of the rows, are left out with a warning.
 
     Args:
-        path: Path of a CSV file, which may be compressed, or of a Parquet file.
-        target: Name of the target column. None means `target`, or the one of the encoding.
-        encoding: None for a table to train on. For one that a trained model is to be used on, what `learn_encoding`
-            gave for it: the model's columns, and no others, are read as it needs them.
+        path: Path of a CSV file, which may be compressed with gzip, or of a Parquet file.
+        target: Name of the target column. None means `target`, or the one of the model.
+        model: None for a table to train on. For one that a trained model is to be used on, the model's metadata: its
+            `target`, `classes` and `types`. The columns in `types`, and no others, are read as these kinds.
 
     Returns:
         A `pandas.DataFrame` with one row per example and the target as its last column, and the name of that column.
-        Features are float64 (times in days, dates in days since 1970) or str, NaN where missing; the target is int64,
-        float64 or str. The index has the number of each row's line, in Parquet the row's.
+        Features are float64, boolean, datetime64 or str, missing where they have no value; the target is int64, float64
+        or str. The index has the number of each row's line, in Parquet the row's.
 
     Raises:
         StepError: The table cannot be read or used: one line that begins with the path and says what to do.
     """
-    columns = encoding["columns"] if encoding else []
+    types = model["types"] if model else []
+    columns = [column["name"] for column in types]
     if target is None:
-        target = encoding["target"] if encoding else "target"
-    texts = {_plain(name) for name in [target, *(encoding["words"] if encoding else [])]}
+        target = model["target"] if model else "target"
+    texts = {_plain(name) for name in [target, *_words(types)]}
     frame = next(_frames(path, texts.union(map(_plain, columns)), lambda name: _plain(name) in texts))
-    renamed = [name for name in frame if set(name) & set("[]<")]
-    frame.columns = [_for_xgboost(name) for name in frame]
-    if renamed and not encoding:
-        logger.warning(f"{path}: XGBoost takes no names with [, ] or <: they become (, ) and _ in {_quoted(renamed)}.")
-    target = _find_target(path, list(frame), target.translate(XGBOOST_NAMES))
+    frame.columns = [_tidy(name) for name in frame]
+    target = _find_target(path, list(frame), target)
     frame = _without_row_numbers(path, frame, [*columns, target])
     if not len(frame):
         raise StepError(f"{path}: has no rows. Give a file with at least one example of each class.")
-    labels = _labels(path, frame.pop(target), encoding)
+    labels = _labels(path, frame.pop(target), model)
     frame = frame if len(labels) == len(frame) else frame.loc[labels.index]
-    if encoding:
-        unknown = [name for name in frame if name not in [*columns, encoding["target"]]]
+    if model:
+        unknown = [name for name in frame if name not in [*columns, model["target"]]]
         if unknown:
             logger.warning(f"{path}: columns that the model does not know are ignored: {_quoted(unknown)}.")
-        table, target = _as_the_model_needs(path, frame, encoding), encoding["target"]
+        table, target = _of_kinds(path, frame, types), model["target"]
         return table.assign(**{target: labels}), target
-    features = {name: _feature(frame[name], None) for name in frame}
-    _check_numbers(path, frame, features)
-    if left_out := [name for name, column in features.items() if column is None]:
+    features = _check(path, frame, {name: _feature(frame[name], None) for name in frame})
+    if left_out := [name for name in frame if name not in features]:
         logger.warning(f"{path}: left out, since empty, or text that hardly repeats: {_quoted(left_out)}.")
-    features = {name: column for name, column in features.items() if column is not None}
     if not features:
         raise StepError(f"{path}: has no features beside `{target}`. Add columns of numbers or of few words.")
+    _refuse_twins(path, pd.Index(features).str.translate(XGBOOST_NAMES))
     table = pd.DataFrame(features, copy=False).assign(**{target: labels})
     _warn_of_doubtful(path, table, target)
     return table, target
 
 
-def read_parts(path, encoding, rows=config.PART_ROWS):
+def read_parts(path, types, rows=config.PART_ROWS):
     """Read a table to score, part by part, so that a file of any length needs no more memory than a part.
 
     Args:
-        path: Path of a CSV file, which may be compressed, or of a Parquet file.
-        encoding: What `learn_encoding` gave for the model.
+        path: Path of a CSV file, which may be compressed with gzip, or of a Parquet file.
+        types: The model's columns, from its metadata: a list of dicts with `name`, `kind` and, for words, `words`.
         rows: How many rows a part has at most.
 
     Yields:
@@ -116,11 +102,11 @@ def read_parts(path, encoding, rows=config.PART_ROWS):
     Raises:
         StepError: The table cannot be read or used: one line that begins with the path and says what to do.
     """
-    columns, empty = encoding["columns"], True
-    numbers = set(columns).difference(encoding["words"])
-    for frame in _frames(path, set(map(_plain, columns)), lambda name: _for_xgboost(name) not in numbers, rows):
-        others = frame.loc[:, [_for_xgboost(name) not in columns for name in frame]]
-        features = _as_the_model_needs(path, frame.rename(columns=_for_xgboost), encoding)
+    columns, empty = [column["name"] for column in types], True
+    numbers = set(columns).difference(_words(types))
+    for frame in _frames(path, set(map(_plain, columns)), lambda name: _tidy(name) not in numbers, rows):
+        others = frame.loc[:, [_tidy(name) not in columns for name in frame]]
+        features = _of_kinds(path, frame.rename(columns=_tidy), types)
         if len(frame):
             yield features, others
             empty = False
@@ -133,7 +119,7 @@ def two_classes(labels, positive_class=None, test_size=0.33):
 
     Args:
         labels: The target column, a Series of two different values.
-        positive_class: The one that becomes 1, as text; by default the last in order.
+        positive_class: The one that becomes 1, as text; by default the rarer one, of two equal ones the last in order.
         test_size: The share of rows for testing.
 
     Returns:
@@ -148,75 +134,13 @@ def two_classes(labels, positive_class=None, test_size=0.33):
     classes = counts.index.tolist()
     if positive_class not in (None, *map(str, classes)):
         raise StepError(f"positive-class is {positive_class}: give {classes[0]!r} or {classes[1]!r}.")
-    if counts.min() * test_size < 1 or counts.min() * (1 - test_size) < 2 * config.N_FOLDS:
+    if counts.min() * test_size < 1 or counts.min() * (1 - test_size) < config.N_FOLDS:
         raise StepError(
             f"The smaller class has {counts.min()} rows: too few for a test-size of {test_size} and training with "
             f"{config.N_FOLDS} folds. Give more data or another test-size."
         )
-    return classes[::-1] if str(classes[0]) == positive_class else classes
-
-
-def count_known_rows(frame, train):
-    """Count the rows of a table that are among the training data.
-
-    Args:
-        frame: The table, n rows.
-        train: The training data; compared are the columns that both have.
-
-    Returns:
-        How many rows of the table are equal to one of the training data.
-    """
-    common = [name for name in train if name in frame]
-    is_number = pd.api.types.is_numeric_dtype
-    numbers = {name: float for name in common if is_number(frame[name]) and is_number(train[name])}
-    rows, known = (pd.util.hash_pandas_object(table[common].astype(numbers), index=False) for table in (frame, train))
-    return int(rows.isin(known).sum())
-
-
-def learn_encoding(train, tags):
-    """Learn how words become numbers for a model.
-
-    Args:
-        train: The training data, a frame as `read_table` returns it.
-        tags: The tags of the run that prepared them: its `target`, and its `classes` as JSON. (Before there was a tag
-            `target`, the run had put 0 and 1 in their place.)
-
-    Returns:
-        A dict that can be stored as JSON: the `target`, its `classes`, the features' names as `columns`, and for each
-        column of `words` the sorted list of them.
-    """
-    target, classes = tags.get("target", "target"), json.loads(tags["classes"]) if "target" in tags else [0, 1]
-    features = train.drop(columns=target)
-    words = {name: sorted(features[name].dropna().unique()) for name in features.select_dtypes("str")}
-    return {"target": target, "classes": classes, "columns": list(features), "words": words}
-
-
-def encode(frame, encoding):
-    """Put a model's codes in the place of words.
-
-    Args:
-        frame: A frame as `read_table` returns it, with all columns of the encoding; the target may be absent.
-        encoding: What `learn_encoding` gave for the model.
-
-    Returns:
-        The features, a float64 frame in which a word is its number in the model's list, and a word that is not in the
-        list is NaN. The labels, a Series of 0 and 1, or None without a target.
-
-    Raises:
-        StepError: The target holds a value that is neither class.
-    """
-    features = frame[encoding["columns"]].copy()
-    for name, words in encoding["words"].items():
-        features[name] = features[name].map({word: code for code, word in enumerate(words)})
-    features = features.astype(float)
-    if encoding["target"] not in frame:
-        return features, None
-    label = frame[encoding["target"]].map(dict(zip(encoding["classes"], [0, 1], strict=True)))
-    if label.isna().any():
-        wrong = _tidy(str(frame[encoding["target"]][label.isna()].iloc[0]))[:30]
-        known = f"the model knows {encoding['classes']}"
-        raise StepError(f"`{encoding['target']}` holds `{wrong}`; {known}.")
-    return features, label.astype(int)
+    positive = positive_class or str(counts.iloc[::-1].idxmin())
+    return classes[::-1] if str(classes[0]) == positive else classes
 
 
 def _quoted(names):
@@ -231,12 +155,12 @@ def _tidy(text):
 
 def _plain(name):
     """A name as it is compared with another."""
-    return _tidy(name).strip(" '\"`").casefold().translate(XGBOOST_NAMES)
+    return _tidy(name).strip(" '\"`").casefold()
 
 
-def _for_xgboost(name):
-    """A name as it is used for a feature."""
-    return _tidy(name).translate(XGBOOST_NAMES)
+def _words(types):
+    """The names of the columns of words."""
+    return [column["name"] for column in types if column["kind"] == "words"]
 
 
 def _frames(path, known, is_text, rows=None):
@@ -249,7 +173,7 @@ def _frames(path, known, is_text, rows=None):
                 raise StepError(f"{path}: this is {kind}: save the table as CSV or Parquet.")
         frames = _read_parquet(path, rows) if start.startswith(b"PAR1") else _read_csv(path, known, is_text, rows)
         yield from frames
-    except (OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise StepError(f"{path}: cannot be read: {reason}. Give the path of a CSV or Parquet file.") from None
 
@@ -257,20 +181,8 @@ def _frames(path, known, is_text, rows=None):
 def _open(path):
     """The file's bytes as a stream, decompressed."""
     with open(path, "rb") as file:
-        start = file.read(3)
-    openers = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7z": lzma.open, b"PK\3": _unzip}
-    return next((opener for mark, opener in openers.items() if start.startswith(mark)), open)(path, "rb")
-
-
-def _unzip(path, mode):
-    """The one file in a ZIP archive; from a spreadsheet, which is one too, the first bytes of the old format."""
-    archive = zipfile.ZipFile(path)
-    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-    if {"[Content_Types].xml", "content.xml"} & set(names):
-        return io.BytesIO(OTHER_KINDS["an Excel file"][0])
-    if len(names) != 1:
-        raise zipfile.BadZipFile(f"it holds {len(names)} files instead of one")
-    return archive.open(names[0])
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if is_gzip else open(path, "rb")
 
 
 def _read_parquet(path, rows):
@@ -429,21 +341,18 @@ def _refuse_twins(path, names):
         raise StepError(f"{path}: more than one column is called {_quoted(twice)}. Rename or remove one.")
 
 
-def _as_the_model_needs(path, frame, encoding):
-    """The columns of a trained model, in its order, as numbers and words."""
-    needed = frame.columns[frame.columns.isin(encoding["columns"])]
-    _refuse_twins(path, needed)
-    features = {name: _feature(frame[name], name in encoding["words"]) for name in needed}
-    _check_numbers(path, frame, features)
-    table = add_features(pd.DataFrame(features, copy=False))
-    if lacking := [name for name in encoding["columns"] if name not in table]:
+def _of_kinds(path, frame, types):
+    """The columns of a trained model, in its order, each of its kind."""
+    kinds = {column["name"]: column["kind"] for column in types}
+    if lacking := [name for name in kinds if name not in frame]:
         raise StepError(f"{path}: lacks columns that the model needs: {_quoted(lacking)}. Add them, even if empty.")
-    return table[encoding["columns"]]
+    _refuse_twins(path, frame.columns[frame.columns.isin(kinds)])
+    return pd.DataFrame(_check(path, frame, {name: _feature(frame[name], kinds[name]) for name in kinds}), copy=False)
 
 
-def _labels(path, column, encoding):
+def _labels(path, column, model):
     """The target's values, as numbers where all are that, without the missing ones."""
-    classes = encoding["classes"] if encoding else []
+    classes = model["classes"] if model else []
     text = column.astype("str").replace("", np.nan)
     for missing in [MISSING_NUMBER, MISSING, []]:  # `NA` is a class where without it there would be one only
         labels = text[~text.isin(set(missing).difference(classes))].dropna()
@@ -452,77 +361,78 @@ def _labels(path, column, encoding):
             labels = numbers if (numbers % 1).any() else numbers.astype("int64")
         elif missing is MISSING_NUMBER:
             continue
-        if encoding or labels.nunique() > 1:
+        if model or labels.nunique() > 1:
             break
     if dropped := len(column) - len(labels):
         logger.warning(f"{path}: {dropped} rows without a value of `{column.name}` are dropped.")
     counts = labels.value_counts()
     shown = [f"{_tidy(str(label))[:30]} ({count})" for label, count in counts.head(5).items()]
     shown = ", ".join(shown) + ", …" * (len(counts) > 5)
-    if encoding and not (len(counts) and counts.index.isin(classes).all()):
+    if model and not (len(counts) and counts.index.isin(classes).all()):
         raise StepError(f"{path}: `{column.name}` holds {shown or 'no value'}; the model knows {classes}.")
-    if not encoding and len(counts) != 2:
+    if not model and len(counts) != 2:
         reason = f"`{column.name}` needs two classes, but has {len(counts)}{': ' * bool(shown)}{shown}"
         raise StepError(f"{path}: {reason}. Keep the rows of two, or make two of them.")
     return labels
 
 
-def _feature(column, is_words):
-    """A column as numbers or words; None where it is of no use.
-
-    `is_words` says which of both; None, that the values decide. What should be a number and is none becomes infinite.
-    """
-    if pd.api.types.is_numeric_dtype(column) and not is_words:
-        return column.astype(float) if is_words is False or column.notna().any() else None
+def _feature(column, kind):
+    """A column as values of a kind (None: the values decide), and which of them are not; None where it is of no use."""
+    is_number = pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    if is_number and kind in (None, "number"):
+        return (column.astype(float), column.abs() > LARGEST) if kind or column.notna().any() else None
     text = column.astype("str")
     text = text.mask(text.str.strip().isin(MISSING))
-    if is_words:
-        return text
+    if kind == "words":
+        return text, text.isna() & False
     counts = text.value_counts()
     counts = counts[~counts.index.str.strip().isin(MISSING_NUMBER)]
-    numbers = _numbers(counts.index.to_series())
-    if is_words is None and numbers.isna().any():
-        like_numbers = numbers.notna() | numbers.index.str.fullmatch(LIKE_A_NUMBER)
+    kinds = _of_each_kind(counts.index.to_series())
+    values = kinds[kind] if kind else max(kinds.values(), key=lambda values: values.notna().sum())
+    if kind is None and values.isna().any():
+        like_numbers = values.notna() | values.index.str.fullmatch(LIKE_A_NUMBER)
         total, others = counts.sum(), counts[~like_numbers].sum()
         # A slip of the pen must not make words of a column of numbers, nor a few digits numbers of words.
         slips = others <= max(1, total / 20) and others < total / 2
         many = like_numbers.sum() > 10 or len(counts) > total / 2
         if others and not (slips and many):
-            return text if len(counts) <= total / 2 else None
-    return text.map(numbers.fillna(np.inf)).astype(float) if is_words is False or len(counts) else None
+            return (text, text.isna() & False) if len(counts) <= total / 2 else None
+    if not (kind or len(counts)):
+        return None
+    return values.reindex(text).set_axis(text.index), text.isin(values.index[values.isna()])
 
 
-def _numbers(words):
-    """Words as numbers, truth values, dates or times, whichever most of them are; NaN for those that are not."""
+def _of_each_kind(words):
+    """Words as numbers, truth values and dates: a Series of each, missing where a word is none."""
     words = words.str.strip()
-    day = pd.Timedelta(days=1)
+    numbers = pd.to_numeric(words, errors="coerce").astype(float)
+    truth = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
     dates = pd.to_datetime(words.where(words.str.fullmatch(DATE)), format="ISO8601", utc=True, errors="coerce")
-    times = words.where(words.str.count(":") == 2, words + ":00").where(words.str.fullmatch(TIME))
-    kinds = [
-        pd.to_numeric(words, errors="coerce").astype(float),
-        words.str.lower().map({"true": 1.0, "false": 0.0}).astype(float),
-        (dates - pd.Timestamp(0, tz="UTC")) / day,
-        pd.to_timedelta(times, errors="coerce") / day,
-    ]
-    return max(kinds, key=lambda kind: kind.notna().sum())
+    return {
+        "number": numbers.mask(numbers.abs() > LARGEST),
+        "boolean": words.str.lower().map(truth).astype("boolean"),
+        "date": dates.dt.tz_localize(None).astype("datetime64[us]"),  # which of the units it is depends on the values
+    }
 
 
-def _check_numbers(path, frame, features):
-    """Refuse values that are no numbers, or too large ones, naming the first one of each column."""
+def _check(path, frame, features):
+    """The values of each feature that is of use; refuse those of the wrong kind, naming the first of each column."""
+    features = {name: feature for name, feature in features.items() if feature}
     wrong = []
-    for name, values in features.items():
-        if values is not None and values.dtype == float and (large := values.abs() > LARGEST).any():
-            line = large.idxmax()
+    for name, (_, is_wrong) in features.items():
+        if is_wrong.any():
+            line = is_wrong.idxmax()
             wrong.append(f"{frame.index.name} {line}, column `{name}`: {str(frame[name][line])[:50]!r}")
     if wrong:
         hint = "Write numbers like -1234.5 (at most 3.4e38), dates like 2024-12-31, nothing for missing ones"
-        raise StepError(f"{path}: no number among numbers, or too large: {'; '.join(wrong)}. {hint}.")
+        raise StepError(f"{path}: not of its column's kind, or too large: {'; '.join(wrong)}. {hint}.")
+    return {name: values for name, (values, _) in features.items()}
 
 
 def _warn_of_doubtful(path, table, target):
     """Warn of features that may be the target in another form, or row numbers."""
     features, labels = table.drop(columns=target), table[target]
-    numbers = features.select_dtypes("float")
+    numbers = features.select_dtypes(["float", "boolean"]).astype(float)
     low, high = numbers.groupby(labels).min(), numbers.groupby(labels).max()
     apart = (high.iloc[0] < low.iloc[1]) | (high.iloc[1] < low.iloc[0])
     telling = list(apart[apart].index)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import csv
 import errno
 import hashlib
 import json
@@ -18,7 +19,6 @@ from urllib.parse import unquote
 
 import matplotlib
 import mlflow
-import numpy as np
 import optuna
 import pandas as pd
 import sqlalchemy
@@ -209,10 +209,6 @@ def check_store():
     if not uri.startswith(("http://", "https://")) and (unquote(folder) != folder or {"'", '"'} <= set(folder)):
         raise StepError(f"{folder}: MLflow cannot keep files in a folder of this name. Take the % or the quotes out.")
     try:
-        if re.match(r"[\w.-]+:\d+(/|$)", uri):
-            raise StepError(
-                f"{uri}: the store cannot be used. The address of a server begins with http://: http://{uri}"
-            )
         if uri.startswith(("http://", "https://")):
             options = {"max_retries": 1, "backoff_factor": 0, "timeout": 5, "raise_on_status": False}
             http_request(get_default_host_creds(uri), "/health", "GET", **options)
@@ -324,52 +320,95 @@ def registered_version(name, training_run):
     return int(versions[0].version)
 
 
-def model_encoding(model_uri):
-    """Say how the data must be given to a model that this project has trained.
+def version_uri(model_uri):
+    """Look once which version has an alias, so that a step uses and records one and the same.
+
+    Args:
+        model_uri: The address of a model, such as "models:/CancerModel@champion".
+
+    Returns:
+        The address with the version's number; one without an alias as it is.
+
+    Raises:
+        StepError: No version has the alias. The line says which there are, what the gate said of each, and what to do.
+    """
+    check_store()
+    name, _, alias = model_uri.removeprefix("models:/").partition("@")
+    if not alias:
+        return model_uri
+    client = mlflow.MlflowClient()
+    try:
+        return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
+    except MlflowException:
+        versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
+    said = [f"Version {version.version}: gate {version.tags.get('gate', 'not asked')}" for version in versions]
+    raise StepError(
+        f"{name} has no version with the alias {alias}. {' '.join(said)} Train and evaluate one: mlflow run . -e main "
+        f"--env-manager local, or give one by its number: models:/{name}/NUMBER"
+    )
+
+
+class EarlierVersion(StepError):
+    """A model that an earlier version of this project has trained, or somebody else."""
+
+
+def load_model(model_uri):
+    """Load a registered model of this project, with the code that is stored with it.
 
     Args:
         model_uri: Its address, such as "models:/CancerModel/1".
 
     Returns:
-        The dict that the training wrote into the model's metadata (`data_files.learn_encoding`).
+        The `mlflow.models.model.ModelInfo`, whose `metadata` has the model's target, classes and types, and the model,
+        an object with the methods of `TableClassifier` (steps/model_code.py) as they were when it was trained.
 
     Raises:
-        MlflowException, OSError: There is no such model, or its files are gone.
+        StepError: There is no such model, it cannot be loaded, or it is none that takes the table as it stands.
     """
-    info = mlflow.models.get_model_info(model_uri)
-    columns = info.signature.inputs.input_names() if info.signature else []
-    older = {"target": "target", "classes": [0, 1], "words": {}}  # models from before there was such metadata
-    return {"columns": columns, **older, **(info.metadata or {})}
+    check_store()
+    try:
+        path = mlflow.artifacts.download_artifacts(model_uri)  # once, for an alias may move
+        info = mlflow.models.get_model_info(path)
+        if "types" not in (info.metadata or {}):
+            raise EarlierVersion(
+                f"{model_uri} was not trained by this version of the project: train again, or serve it with "
+                "`mlflow models serve`."
+            )
+        model = mlflow.pyfunc.load_model(path).unwrap_python_model() if "classifier_id" in info.metadata else None
+    except (MlflowException, OSError, ValueError) as error:  # XGBoost's errors are ValueErrors
+        raise StepError(f"{model_uri} cannot be used: {in_one_line(error)}") from None
+    if not hasattr(model, "features"):
+        raise StepError(f"{model_uri} cannot be used: it is another form of the model. Give one of {config.MODEL}.")
+    return info, model
+
+
+def check_alike(info, other):
+    """Check that two models can be compared: that they have the same columns and classes.
+
+    Args:
+        info: The `mlflow.models.model.ModelInfo` of one, from `load_model`.
+        other: That of the other one.
+
+    Raises:
+        StepError: They have not.
+    """
+    columns = [{(column["name"], column["kind"]) for column in each.metadata["types"]} for each in (info, other)]
+    if columns[0] != columns[1] or info.metadata["classes"] != other.metadata["classes"]:
+        raise StepError("it has other columns or classes.")
 
 
 def champion_version():
-    """Tell which version of the classifier is the champion.
+    """Tell which version of the registered model is the champion.
 
     Returns:
         The version's number, or None where there is none yet.
     """
-    models = mlflow.search_registered_models(filter_string=f"name = '{config.CLASSIFIER_MODEL}'")
+    models = mlflow.search_registered_models(filter_string=f"name = '{config.MODEL}'")
     champion = models[0].aliases.get(config.CHAMPION) if models else None
     return int(champion) if champion else None
 
 
 # --- Data
-
-
-def add_features(frame):
-    """Add the feature `symmetry per texture` to breast cancer data that does not have it yet.
-
-    Args:
-        frame: A `pandas.DataFrame`, one row per example.
-
-    Returns:
-        The frame with the feature as its last column, missing where the texture is missing or zero; other data comes
-        back as it is.
-    """
-    if "symmetry per texture" in frame or not {"mean symmetry", "mean texture"} <= set(frame):
-        return frame
-    ratio = frame["mean symmetry"] / frame["mean texture"]
-    return frame.assign(**{"symmetry per texture": ratio.where(np.isfinite(ratio))})
 
 
 def as_dataset(frame, source, name, target):
@@ -407,7 +446,8 @@ def log_dataset(frame, name, target, context):
     Returns:
         The `mlflow.data.dataset.Dataset`.
     """
-    mlflow.log_text(frame.to_csv(index=False), f"datasets/{name}.csv")
+    text = frame.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC)  # else a lone \r in a word would end the line
+    mlflow.log_text(text, f"datasets/{name}.csv")
     uri = f"runs:/{mlflow.active_run().info.run_id}/datasets/{name}.csv"
     dataset = as_dataset(frame, uri, name, target)
     mlflow.log_input(dataset, context)
@@ -423,14 +463,46 @@ def load_dataset(run, name):
 
     Returns:
         A `pandas.DataFrame` equal to the one that was logged: one row per example, features and target.
+
+    Raises:
+        StepError: It cannot be read.
     """
-    path = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/datasets/{name}.csv")
+    address = f"runs:/{run.info.run_id}"
+    try:
+        path = mlflow.artifacts.download_artifacts(f"{address}/datasets/{name}.csv")
+        types = mlflow.artifacts.load_dict(f"{address}/types.json")
+    except (MlflowException, OSError) as error:  # its files are gone, or it is of an earlier version of the project
+        raise StepError(f"The data of run {run.info.run_id} cannot be read. {in_one_line(error)}") from None
+    kinds = {column["name"]: column["kind"] for column in types}
+    if isinstance(json.loads(run.data.tags["classes"])[0], str):
+        kinds[run.data.tags["target"]] = "words"
+    dtypes = {"words": "str", "number": "float", "boolean": "boolean"}
+    frame = pd.read_csv(
+        path,
+        dtype={name: dtypes[kind] for name, kind in kinds.items() if kind in dtypes},
+        parse_dates=[name for name, kind in kinds.items() if kind == "date"],
+        date_format="ISO8601",
+        keep_default_na=False,
+        na_values=[""],
+    )
+    frame = frame.astype({name: "datetime64[us]" for name, kind in kinds.items() if kind == "date"})
     logged = next(data.dataset for data in run.inputs.dataset_inputs if data.dataset.name == name)
-    columns = json.loads(logged.schema)["mlflow_colspec"]
-    words = {column["name"]: "str" for column in columns if column["type"] == "string"}
-    frame = pd.read_csv(path, dtype=words, keep_default_na=False, na_values=[""])
-    logger.info(f"{name}: {len(frame)} rows, {frame.shape[1] - 1} features, digest {logged.digest}")
+    logger.info(f"{name}: {len(frame)} rows, {frame.shape[1] - 1} columns, digest {logged.digest}")
     return frame
+
+
+def known_rows(values, others):
+    """Tell which rows also stand in another data set.
+
+    Args:
+        values: The features of n rows, a `pandas.DataFrame`.
+        others: The same features of other rows.
+
+    Returns:
+        A boolean Series of n values: whether an equal row is among the others.
+    """
+    hashes = [pd.util.hash_pandas_object(frame, index=False) for frame in (values, others)]
+    return hashes[0].isin(hashes[1])
 
 
 def threads(frame):
@@ -454,6 +526,8 @@ def as_request(frame):
     Returns:
         A dict that can be sent as JSON, in MLflow's form `dataframe_split`; a missing number becomes null.
     """
+    dates = {name: frame[name].astype("str") for name in frame.select_dtypes("datetime")}  # JSON has none
+    frame = frame.assign(**dates)
     return {"dataframe_split": frame.astype(object).where(frame.notna(), None).to_dict("split", index=False)}
 
 
@@ -545,10 +619,9 @@ def set_up():
     matplotlib.rcParams["text.parse_math"] = False
     # Optuna says a line for each trial; there is a progress bar.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # "Experimental" things that exist since 2021, a hint on whole-number columns, and SHAP's seed.
+    # "Experimental" things that exist since 2021, and a hint on whole-number columns.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
-    warnings.filterwarnings("ignore", message="The NumPy global RNG was seeded", category=FutureWarning)
 
 
 set_up()

@@ -1,27 +1,19 @@
-"""The floor of serving: an HTTP handler around XGBoost's `inplace_predict`, and nothing else.
+"""The floor of serving: an HTTP handler around the champion's `features` and XGBoost's `inplace_predict`, no more.
 
-usage: MODEL=PATH uvicorn benchmarks.floor_server:app
+usage: uvicorn benchmarks.floor_server:app
 """
 
 import json
-import os
 
 import numpy as np
-import xgboost as xgb
 from fastapi import FastAPI, Request, Response
 
+import config
+import utils
+
 app = FastAPI()
-booster = xgb.Booster(model_file=os.environ["MODEL"])
-
-
-@app.get("/health")
-async def health():
-    """Answer that the server is ready.
-
-    Returns:
-        An empty response.
-    """
-    return Response()
+_, model = utils.load_model(f"models:/{config.MODEL}@{config.CHAMPION}")
+booster, classes = model.classifier.get_booster(), model.about["classes"]
 
 
 @app.post("/invocations")
@@ -29,11 +21,12 @@ async def invocations(request: Request):
     """Predict the classes of rows.
 
     Args:
-        request: Its body has the rows in MLflow's form `dataframe_split`, the columns in the model's order.
+        request: Its body has the rows as they stand, numbers all of them, in MLflow's form `dataframe_split`.
 
     Returns:
-        A response whose body has the classes in the form of `mlflow models serve`.
+        A response whose body has the classes, as `predictions`.
     """
-    rows = json.loads(await request.body())["dataframe_split"]["data"]
-    probabilities = booster.inplace_predict(np.array(rows, dtype=float))
-    return Response(json.dumps({"predictions": (probabilities > 0.5).astype(int).tolist()}))
+    rows = json.loads(await request.body())["dataframe_split"]
+    table = dict(zip(rows["columns"], np.array(rows["data"], dtype=float).T, strict=True))
+    probabilities = booster.inplace_predict(model.features(table))
+    return Response(json.dumps({"predictions": [classes[int(p > 0.5)] for p in probabilities]}))

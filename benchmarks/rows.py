@@ -22,23 +22,19 @@ from sklearn.datasets import load_breast_cancer
 
 import config
 import utils
-from benchmarks.benchmark import scratch_project, surroundings
+from benchmarks.benchmark import STEPS, scratch_project, surroundings
 
 SIZES = [569, 300_000]
 TRIALS = 1
 PARAMS = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.1}
 ROUNDS = 100
-CLASSIFIER = ["--model-uri", f"models:/{config.CLASSIFIER_MODEL}/1"]
-STEPS = {
+MODEL = ["--model-uri", f"models:/{config.MODEL}/1"]
+OPTIONS = dict.fromkeys(STEPS, []) | {
     "data_preprocessing": ["--dataset", "data.csv"],
     "hyperparameters_tuning": ["--n-trials", str(TRIALS)],
-    "model_training": [],
-    "data_evaluation": [],
-    "flavour_comparison": [],
-    "model_customization": [],
-    "model_serving": CLASSIFIER,
-    "batch_scoring": ["--input", "data.csv", "--output", "scores.csv", *CLASSIFIER],
-    "drift_check": ["--input", "data.csv", *CLASSIFIER],
+    "model_serving": MODEL,
+    "batch_scoring": ["--input", "data.csv", "--output", "scores.csv", *MODEL],
+    "drift_check": ["--input", "data.csv", *MODEL],
 }
 
 
@@ -135,7 +131,7 @@ def measure_size(rows):
     """
     write_data(rows, Path("data.csv"))
     costs = []
-    commands = {step: [sys.executable, "-m", f"steps.{step}", *options] for step, options in STEPS.items()}
+    commands = {step: [sys.executable, "-m", f"steps.{step}", *options] for step, options in OPTIONS.items()}
     for way, function in {"one process": train_alone, "Dask": train_with_dask}.items():
         code = f"from benchmarks import rows; rows.{function.__name__}('data.csv')"
         commands[f"XGBoost alone, {way}"] = [sys.executable, "-c", code]

@@ -40,23 +40,25 @@
 # | The registered model was deleted | *Train: mlflow run . -e model-training* |
 # | The champion's files are gone | The gate stays shut and names the version and the way out. |
 # | A model has other columns or classes than the champion | The alias stays; the message says how to move it by hand. |
-# | An evaluation file holds training rows | They are counted; with more than half the gate stays shut. |
-# | The champion was trained on rows of the new test set | A warning with their number: it looks better than it is. |
+# | An evaluation file holds training rows | They are left out; with fewer than 30 others the gate stays shut. |
+# | The champion was trained on rows of the new test set | Both models are compared on the other rows. |
+# | The champion is of an earlier version of this project | It counts as none, which is said: train again. |
+# | A cell of the model was edited, its script not | Training stops and registers nothing: *make scripts*. |
 # | An ID of a run is wrong | One line says why: missing, unfinished, of another step, of other data. |
 # | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
 # | The folder's name has `%20`, or both quotes, in it | Refused in one line: MLflow cannot keep files there. |
 # | A port is in use | One line, exit code 1: give another with `UI_PORT=`, `SERVE_PORT=`, … |
 # | Columns of a file have drifted | `drift-check` names them and tags its run `drift: yes`. |
 # | A new champion does not fit the running server | The old version goes on answering; `/health` says why. |
-# | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also compressed; and Parquet is. |
-# | It is an Excel file, a database, … | *this is an Excel file: save the table as CSV or Parquet.* |
-# | It has words, dates, true and false | They are used: words get codes, which the model keeps. |
+# | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also with gzip; and Parquet is. |
+# | It is a spreadsheet, a database, … | *this is an SQLite database: save the table as CSV or Parquet.* |
+# | It has words, dates, true and false | They are used as they are; the model keeps what each column is. |
 # | It has numbers like `17,99` or infinity | *line 2, column `mean radius`: '17,99' …*, all such columns at once. |
 # | Its header has a name too few | Refused: pandas would shift all columns. |
 # | It has one class only, or lacks a column | Refused with the reason; the champion stays the champion. |
 # | A column alone tells the classes apart | A warning: it may be known only after them. |
 # | It has fewer than 30 examples | They are evaluated, and the gate stays shut: the champion stays too. |
-# | A request has an infinite or huge number | The custom model answers 400 and names the column. |
+# | A request has an infinite or huge number | Status 400, with the column's name (MLServer's V2: 500). |
 # | A cell has a syntax error | *modeling.py: cell 12, line 3: invalid syntax*; no script is written. |
 # | A web page asks the tracking server | 403: the request's `Host` is not this machine. |
 

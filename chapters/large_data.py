@@ -45,7 +45,6 @@ from distributed import Client, LocalCluster
 from mlflow.models import infer_signature
 
 import config
-import data_files
 import utils
 
 growth = json.loads(Path("benchmarks/rows.json").read_text())
@@ -76,19 +75,35 @@ table.round().astype(int)
 # of them brings its own copy of the libraries.
 #
 # This is how it is done with Dask, on a cluster of two processes. `read_csv` of Dask reads nothing yet: each worker
-# reads its own part of the file when the training needs it. On a real cluster the address of the scheduler takes the
-# place of `LocalCluster`, and the file lies where all workers can reach it.
+# reads its own part of the file when the training needs it, and turns it into features with the code stored with the
+# model that was trained last. For that it needs MLflow and XGBoost, but no file of this project. On a real cluster the
+# address of the scheduler takes the place of `LocalCluster`, and the file and MLflow's store are where all workers can
+# reach them.
 
 # %%
-data_run = utils.latest_run("data_preprocessing")
+training_run = utils.latest_run("model_training")
+data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
+version = utils.registered_version(config.MODEL, training_run)
+model_uri = f"models:/{config.MODEL}/{version}"
+trained, model = utils.load_model(model_uri)
+about = {name: trained.metadata[name] for name in ["target", "classes", "types"]}
+target, positive = about["target"], about["classes"][1]
+
+train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
+values, test_values = model.features(train), model.features(test)
+params, rounds = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.1}, 100
+
 path = mlflow.artifacts.download_artifacts(
     run_id=data_run.info.run_id, artifact_path="datasets/train.csv"
 )
-train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
-encoding = data_files.learn_encoding(train, data_run.data.tags)
-features, label = data_files.encode(train, encoding)
-test_features, test_label = data_files.encode(test, encoding)
-params, rounds = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.1}, 100
+dtypes = {"number": "float", "boolean": "boolean", "words": "str", "date": "str"}
+dtypes = {column["name"]: dtypes[column["kind"]] for column in about["types"]}
+dtypes[target] = type(positive)
+
+
+def features(part):
+    return mlflow.pyfunc.load_model(model_uri).unwrap_python_model().features(part)
+
 
 cluster = LocalCluster(
     n_workers=2,
@@ -98,10 +113,16 @@ cluster = LocalCluster(
     silence_logs=logging.ERROR,
 )
 with cluster, Client(cluster) as client, xgb.config_context(verbosity=0):
-    parts = dd.read_csv(path, blocksize=Path(path).stat().st_size // 2)
-    encoded = parts.map_partitions(lambda part: data_files.encode(part, encoding)[0])
-    labels = (parts[encoding["target"]] == encoding["classes"][1]).astype(int)
-    dtrain = xgboost.dask.DaskDMatrix(client, encoded, labels)
+    parts = dd.read_csv(
+        path,
+        blocksize=Path(path).stat().st_size // 2,
+        dtype=dtypes,
+        keep_default_na=False,
+        na_values=[""],
+    )
+    part_values = parts.map_partitions(features, meta=values.head(0))
+    labels = (parts[target] == positive).astype(int)
+    dtrain = xgboost.dask.DaskDMatrix(client, part_values, labels)
     booster = xgboost.dask.train(client, params, dtrain, rounds)["booster"]
     print(parts.npartitions, "parts on", len(cluster.workers), "workers")
 
@@ -118,26 +139,26 @@ with mlflow.start_run(run_name="Training_With_Dask") as run:
         booster,
         name="booster",
         registered_model_name=config.DASK_MODEL,
-        signature=infer_signature(features, booster.predict(xgb.DMatrix(features))),
-        input_example=features.head(3),
+        signature=infer_signature(values, booster.predict(xgb.DMatrix(values))),
+        input_example=values.head(3),
         pip_requirements=utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas"),
-        metadata=encoding,
+        metadata=about,
     )
 
 # %% [markdown]
 # Its answers beside those of a Booster trained on the same rows in this process:
 
 # %%
-alone = xgb.train(params, xgb.DMatrix(features, label=label), rounds)
+alone = xgb.train(params, xgb.DMatrix(values, label=train[target] == positive), rounds)
 answers = pd.DataFrame(
     {
-        "Dask": mlflow.pyfunc.load_model(info.model_uri).predict(test_features),
-        "one process": alone.predict(xgb.DMatrix(test_features)),
+        "Dask": mlflow.pyfunc.load_model(info.model_uri).predict(test_values),
+        "one process": alone.predict(xgb.DMatrix(test_values)),
     }
 )
 pd.DataFrame(
     {
-        "accuracy": (answers > 0.5).eq(test_label, axis="index").mean(),
+        "accuracy": (answers > 0.5).eq(test[target] == positive, axis="index").mean(),
         "largest difference": answers.sub(answers["Dask"], axis="index").abs().max(),
     }
 )

@@ -122,9 +122,9 @@ print("all different:", not made.filter(like="params_").duplicated().any())
 # ## What it brings
 #
 # Two workers are not twice as fast: the second starts some seconds later, and the cores are shared. These are the
-# figures for 40 trials on two cores, from start to end:
+# figures for 30 trials on two cores and a journal file, from start to end:
 
 # %%
 results = json.loads(Path("benchmarks/results.json").read_text())
 workers_table = pd.json_normalize(results["tables"]["workers"]["rows"])
-workers_table[["storage", "workers", "seconds.median", "ratio.median"]].round(2)
+workers_table[["workers", "seconds.median", "ratio.median"]].round(2)

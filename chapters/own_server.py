@@ -17,8 +17,8 @@
 # *A chapter of [A model's life with MLflow](../README.md). Run `make walkthrough` first; then this notebook,
 # `chapters/own_server.py`, runs alone.*
 #
-# `mlflow models serve` is one command, and any model can be behind it. But it answers with classes alone, wants codes
-# in place of words, does not say which version answered, and must be started again when the alias moves ([an open
+# `mlflow models serve` is one command, and any model can be behind it. But it does not say which version answered,
+# keeps no count of what it was asked, and must be started again when the alias moves ([an open
 # wish](https://github.com/mlflow/mlflow/issues/4039) since 2021). For one kind of model a web server of your own is not
 # much work, and then all of that is in your hands. This one stands on what `mlflow models serve` stands on, FastAPI,
 # Pydantic and uvicorn. Each of these commands starts it at http://127.0.0.1:8000, where `/docs` has a form to try it
@@ -45,7 +45,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import mlflow
 import numpy as np
@@ -59,11 +59,10 @@ from fastapi.responses import JSONResponse
 from loguru import logger
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from pydantic import BaseModel, FailFast, Field, create_model
+from pydantic import AfterValidator, BaseModel, FailFast, Field, WithJsonSchema, create_model
 from starlette.exceptions import HTTPException
 
 import config
-import data_files
 import utils
 from utils import StepError
 
@@ -74,85 +73,101 @@ name, alias, host, port = "CancerModel", "champion", "127.0.0.1", 8000
 # ## Loading a version
 #
 # Which version has the alias is one question to the registry. The version is loaded from a copy of its files, which is
-# removed at once: a server that runs for months will load many. One that cannot answer its own input example is not
-# served.
+# removed at once: a server that runs for months will load many. With the model comes its `features`, the code that was
+# stored when it was trained. The server has no code of its own that makes numbers of rows, so it cannot make other
+# numbers than the training did. A version that cannot answer its own input example is not served.
 
 
 # %% tags=["model_server"]
 @dataclass(frozen=True)
 class Version:
     number: int
-    columns: list
-    optional: set  # the columns that had missing values in the training data
-    classes: list
-    codes: dict  # of each column of words: the number of each word
+    model: mlflow.pyfunc.PythonModel  # a TableClassifier, as it was when it was trained
     booster: xgb.Booster
+    classes: list
+    kinds: dict  # of each column: number, boolean, date or words
+    words: dict  # of each column of words: those of the training data
 
 
 def current_number():
     return int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
 
 
-def load(number):
+def load_model(number):
+    """Return a version's model, and what this makes of its input example."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder)
-            model, info = mlflow.xgboost.load_model(path), Model.load(path)
-            example, encoding = info.load_input_example(path), utils.model_encoding(path)
-        except (MlflowException, OSError, xgb.core.XGBoostError) as error:
+            mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder)
+            _, model = utils.load_model(folder)
+            example = Model.load(folder).load_input_example(folder)
+            if example is None:
+                raise StepError(f"{folder} was logged without an input example.")
+            return model, model.features(dict(example))
+        except StepError as error:
+            raise StepError(str(error).replace(folder, f"{name} {number}")) from None
+        except (MlflowException, OSError) as error:
             reason = utils.in_one_line(error)
             raise StepError(f"{name} {number} cannot be loaded: {reason}") from None
-    if info.signature is None or example is None:
-        raise StepError(f"{name} {number} was logged without a signature or input example.")
-    booster = model if isinstance(model, xgb.Booster) else model.get_booster()
+
+
+def load(number):
+    model, example = load_model(number)
+    booster, types = model.classifier.get_booster(), model.about["types"]
     booster.set_param({"nthread": 1})  # for few rows more threads cost more than they bring
-    columns = encoding["columns"]
-    answer = booster.inplace_predict(example[columns].to_numpy(float))
+    answer = booster.inplace_predict(example)
     if answer.shape != (len(example),) or not ((answer >= 0) & (answer <= 1)).all():
         raise StepError(f"{name} {number} answers its input example with no probabilities.")
     return Version(
         number=number,
-        columns=columns,
-        optional={column.name for column in info.signature.inputs if not column.required},
-        classes=encoding["classes"],
-        codes={
-            column: {word: code for code, word in enumerate(words)}
-            for column, words in encoding["words"].items()
-        },
+        model=model,
         booster=booster,
+        classes=model.about["classes"],
+        kinds={column["name"]: column["kind"] for column in types},
+        words={column["name"]: column["words"] for column in types if "words" in column},
     )
 
 
 # %% tags=["model_server"]
-utils.check_store()
-try:
-    first = load(current_number())
-except MlflowException:
-    raise StepError(f"{name} has no {alias} yet. Make one: mlflow run . -e main") from None
+first = load(int(utils.version_uri(f"models:/{name}@{alias}").rpartition("/")[2]))
 now = SimpleNamespace(version=first, problem=None)
 
 # %% [markdown]
 # ## What may be asked
 #
-# The form of a request is MLflow's own `dataframe_records`: a list of rows, each with its values by column. Its *type*
-# is made from the signature: Pydantic checks each value and names the column that is wrong, and `/docs` shows them all.
-# The fields are called f0, f1, … with the columns as aliases, since the name of a column may be none in Python. Numbers
-# must be finite and fit XGBoost's single precision, and only a column with missing values in the training data may be
-# null or absent. Words are words; one that the model has never seen counts as missing. What else became a number when
-# the file was read is sent as one (true is 1, a date its day since 1970), and the added feature must be there.
+# The form of a request is MLflow's own `dataframe_records`: a list of rows, each with its values by column, as they
+# stand in the file. Its *type* is made from the kinds of the columns: Pydantic checks each value and names the row and
+# the column where one is wrong, and `/docs` shows all columns. Numbers must be finite and fit XGBoost's single
+# precision; true and false may be 1 and 0; a date is a text with the year first. A word may be any text, number or
+# truth value: one that the model has never seen counts as missing. `null` is a missing value, in every column, but a
+# column that is not there at all is a mistake. Columns that the model does not know are ignored.
 
 # %% tags=["model_server"]
-largest = float(data_files.LARGEST)
+largest = float(np.finfo(np.float32).max)
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-largest, le=largest)]
-fields = {column: f"f{number}" for number, column in enumerate(first.columns)}
+Boolean = Annotated[Literal[True, False, 0, 1], AfterValidator(bool)]
+Date = Annotated[str, WithJsonSchema({"type": "string", "format": "date"})]
+
+
+def as_text(value):
+    if not isinstance(value, str | int | float):  # True and False are of the type int, too
+        raise ValueError("a word is a text, a number, true or false")
+    return str(value)
+
+
+Word = Annotated[
+    Any, AfterValidator(as_text), WithJsonSchema({"type": ["string", "number", "boolean"]})
+]
+
+# %% [markdown]
+# The fields are called f0, f1, … with the columns as aliases, since the name of a column may be none in Python.
+
+# %% tags=["model_server"]
+allowed = {"number": Number, "boolean": Boolean, "date": Date, "words": Word}
+fields = {column: f"f{place}" for place, column in enumerate(first.kinds)}
 types = {}
-for column, field in fields.items():
-    kind = str if column in first.codes else Number
-    options = {"alias": column, "examples": list(first.codes.get(column, []))[:10] or None}
-    if column in first.optional:
-        types[field] = kind | None, Field(None, **options)
-    else:
-        types[field] = kind, Field(**options)
+for column, kind in first.kinds.items():
+    examples = first.words.get(column, [])[:10] or None
+    types[fields[column]] = allowed[kind] | None, Field(alias=column, examples=examples)
 Row = create_model("Row", **types)
 Class = int | float | str
 
@@ -175,8 +190,9 @@ class Answer(BaseModel):
 # ## Answering
 #
 # An answer says which version gave it, the class of each row, and the probability of each class. `now.version` is read
-# once: another version may take its place at any moment, and no answer may be made of two. XGBoost's `inplace_predict`
-# takes an array as it is; to make a data frame would take longer than all the rest.
+# once: another version may take its place at any moment, and no answer may be made of two. The model's `features` gets
+# a dict of arrays and makes one array of numbers, and XGBoost's `inplace_predict` takes that as it is: with data frames
+# in their place, an answer to few rows would take several times as long.
 
 # %% tags=["model_server"]
 app = FastAPI(title=f"{name}@{alias}", max_body_size=config.BODY_BYTES)
@@ -194,16 +210,23 @@ def record(status, text):
 @app.post("/invocations", response_model=Answer, responses={400: {}, 413: {}})
 async def invocations(question: Question):
     version, rows, start = now.version, question.dataframe_records, time.perf_counter()
-    table = [[getattr(row, fields[column]) for column in version.columns] for row in rows]
-    for column, codes in version.codes.items():
-        place = version.columns.index(column)
-        for values in table:
-            values[place] = codes.get(values[place])  # None, that is missing, for an unseen word
-    probability = version.booster.inplace_predict(np.array(table, dtype=float)).astype(float)
+    table = {}
+    for column, field in fields.items():  # None among numbers becomes NaN
+        kind = float if first.kinds[column] == "number" else object
+        table[column] = np.array([getattr(row, field) for row in rows], dtype=kind)
+    try:
+        values = version.model.features(table)
+    except MlflowException as error:  # it names the column and not the value
+        raise HTTPException(400, error.message) from None
+    probability = version.booster.inplace_predict(values).astype(float)
     seconds = time.perf_counter() - start
     duration.observe(seconds)
     row_count.labels(version.number).inc(len(rows))
-    record(200, f"{len(rows)} row(s) in {1000 * seconds:.1f} ms, version {version.number}")
+    about = f"{len(rows)} row(s) in {1000 * seconds:.1f} ms, version {version.number}"
+    for column, share in version.model.unknown_words(table, values).items():
+        if share:
+            about += f", {column}: {100 * share:.3g} % unknown words"
+    record(200, about)
     answer = Answer(
         version=version.number,
         classes=version.classes,
@@ -216,8 +239,9 @@ async def invocations(question: Question):
 
 # %% [markdown]
 # A refusal says which place is wrong and why, never the value, which may belong to a patient. (FastAPI's own answer
-# repeats it; and when it is Infinity, which JSON does not have, the answer itself fails.) The log has a line for each
-# request, without values too.
+# repeats it; and when it is Infinity, which JSON does not have, the answer itself fails.) A text that is no date is
+# found by the model's `features`, which names the column alone. The log has a line for each request, without values
+# too.
 
 
 # %% tags=["model_server"]
@@ -253,18 +277,19 @@ async def metrics():
 # beside the old one, which goes on answering, and takes over with a single assignment. Whatever is wrong with the new
 # one, the old one stays, the log and `/health` say why, and the thread goes on trying.
 #
-# What the server has promised to those who ask it must hold too: the columns, the classes, and the words that the first
-# version knew (more are welcome). A version that breaks this needs a restart, of which they can be told.
+# What the server has promised to those who ask it must hold too: the columns and their kinds, the classes, and the
+# words that the first version knew (more are welcome). A version that breaks this needs a restart, of which they can be
+# told.
 
 
 # %% tags=["model_server"]
 def check_promises(version):
     kept = {
-        "columns": set(version.columns) == set(first.columns),
+        "columns": version.kinds == first.kinds,
         "classes": version.classes == first.classes,
-        "words": version.codes.keys() == first.codes.keys()
-        and all(
-            first.codes[column].keys() <= version.codes[column].keys() for column in first.codes
+        "words": all(
+            set(words) <= set(version.words.get(column, []))
+            for column, words in first.words.items()
         ),
     }
     if broken := [what for what in kept if not kept[what]]:
@@ -313,6 +338,8 @@ def serve():
 # Here it is started as a process, at a free port, and asked about two rows of the test set that belongs to the model:
 
 # %%
+import json
+
 import requests
 
 import servers
@@ -321,7 +348,7 @@ client = mlflow.MlflowClient()
 champion = client.get_model_version_by_alias("CancerModel", "champion")
 training_run = mlflow.get_run(champion.run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-rows = utils.load_dataset(data_run, "test")[first.columns]
+rows = utils.load_dataset(data_run, "test")[list(first.kinds)]
 
 
 def start():
@@ -332,23 +359,23 @@ def start():
 
 
 def question(frame):
-    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return {"dataframe_records": records}
+    records = frame.to_json(orient="records", date_format="iso", double_precision=15)
+    return {"dataframe_records": json.loads(records)}
 
 
 url, server = start()
 with server as log:
     response = requests.post(f"{url}/invocations", json=question(rows.head(2)), timeout=60)
     wrong = question(rows.head(1))
-    del wrong["dataframe_records"][0][first.columns[0]]
-    wrong["dataframe_records"][0][first.columns[1]] = 1e300
+    del wrong["dataframe_records"][0][rows.columns[0]]
+    wrong["dataframe_records"][0][rows.columns[1]] = [17.99]
     refusal = requests.post(f"{url}/invocations", json=wrong, timeout=60)
     health = requests.get(f"{url}/health", timeout=60)
     lines = log.read_text().splitlines()
 print(response.json())
 
 # %% [markdown]
-# A question with a column missing and a number too large, and what is in the log:
+# A question with a column missing and a list in place of a value, and what is in the log:
 
 # %%
 for fault in refusal.json()["detail"]:

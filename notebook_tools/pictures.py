@@ -259,11 +259,11 @@ class Store:
         return self.search(f"tags.mlflow.parentRunId = '{self.run_id('hyperparameters_tuning')}'")
 
     def model_id(self):
-        """Find the classifier that the training run logged and registered."""
+        """Find the model that the training run logged and registered."""
         run_id = self.run_id("model_training")
-        versions = self.client.search_model_versions(f"name = '{config.CLASSIFIER_MODEL}' and run_id = '{run_id}'")
+        versions = self.client.search_model_versions(f"name = '{config.MODEL}' and run_id = '{run_id}'")
         if not versions:
-            raise PictureError(f"the training run registered no {config.CLASSIFIER_MODEL}")
+            raise PictureError(f"the training run registered no {config.MODEL}")
         return versions[0].source.removeprefix("models:/")
 
     def open(self, page, path=""):
@@ -362,7 +362,7 @@ def runs_list(page, store):
     store.open(page, "runs?orderByKey=attributes.start_time&orderByAsc=true")
     page.get_by_label("Toggle sidebar").click()
     unfold(page, store, store.run_id("hyperparameters_tuning"))
-    wanted = ["accuracy", "logloss", "learning_rate", "max_depth", "num_boost_round"]
+    wanted = ["accuracy", "logloss", "num_boost_round", "learning_rate", "max_depth"]
     choose_columns(page, ["Dataset", "Source", "Models"], wanted)
     return ["Baseline", "Hyperparameters_Search", "Trial_0", "logloss", "learning_rate"]
 
@@ -377,11 +377,11 @@ def pipeline_run(page, store):
 
 
 def registry(page, store):
-    """The versions of the classifier, one with the alias."""
-    set_height(page, 560)
-    page.goto(f"{store.address}/#/models/{config.CLASSIFIER_MODEL}")
+    """The versions of the model, one with the alias."""
+    set_height(page, 700)
+    page.goto(f"{store.address}/#/models/{config.MODEL}")
     page.get_by_text(f"@ {config.CHAMPION}").first.wait_for()
-    return [config.CLASSIFIER_MODEL, "Version 1", f"@ {config.CHAMPION}"]
+    return [config.MODEL, "Version 1", f"@ {config.CHAMPION}"]
 
 
 def data_set(page, store):
@@ -415,8 +415,8 @@ def compare_runs_counter_plot(page, store):
     trials = quote(json.dumps([run.info.run_id for run in store.trials()]))
     page.goto(f"{store.address}/#/compare-runs?runs={trials}&experiments={quote(json.dumps([store.experiment_id]))}")
     page.locator(".js-plotly-plot .parcoords").first.wait_for()
-    for box, name in [(0, "num_boost_round"), (1, "logloss"), (1, "accuracy")]:  # the last one is put away
-        page.get_by_role("combobox").nth(box).click()
+    for name in ["logloss", "accuracy"]:  # the last one is put away
+        page.get_by_role("combobox").nth(1).click()
         page.locator(f".du-bois-light-select-item-option[title='{name}']").click()
         page.keyboard.press("Escape")
     return [f"Comparing {len(store.trials())} Runs", "Parallel Coordinates Plot"]
@@ -432,7 +432,7 @@ def system_metrics(page, store):
 
 
 def model_artifacts(page, store):
-    """The MLmodel file of the classifier."""
+    """The MLmodel file of the registered model."""
     store.open(page, f"models/{store.model_id()}/artifacts")
     page.get_by_text("MLmodel", exact=True).click()
     page.get_by_text("flavors:").wait_for()
@@ -440,29 +440,27 @@ def model_artifacts(page, store):
 
 
 def model_metrics(page, store):
-    """How the training went: both losses in one chart."""
-    set_height(page, 560)
+    """How the training went, round by round."""
+    set_height(page, 640)
     store.open(page, f"runs/{store.run_id('model_training')}/model-metrics")
-    search_charts(page, "validation-logloss", 1)
-    chart = page.locator("[data-testid='experiment-view-compare-runs-card']").first
-    chart.get_by_role("button").last.click()
-    page.get_by_role("menuitem", name="Configure").click()
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_role("combobox").last.click()
-    page.locator(".du-bois-light-select-item-option[title='train-logloss']").click()
-    page.keyboard.press("Escape")
-    dialog.get_by_text("Save changes").click()
-    dialog.wait_for(state="detached")
-    chart.get_by_role("button").nth(-2).click()  # to full screen
-    page.get_by_role("dialog").locator(".js-plotly-plot .trace").nth(1).wait_for()
-    return ["Model_Training (train-logloss)", "Model_Training (validation-logloss)"]
+    search_charts(page, "train-logloss", 1)
+    return ["Model_Training", "train-logloss"]
+
+
+def logged_model(page, store):
+    """The page of the registered model's logged model, with its metrics on the test set."""
+    set_height(page, 900)
+    store.open(page, f"models/{store.model_id()}")
+    page.get_by_label("Toggle sidebar").click()
+    page.get_by_text("log_loss", exact=True).first.wait_for()
+    return ["tuned", "log_loss", "recall_score"]
 
 
 def shap_plot(page, store):
     """The SHAP plot among the artifacts of the evaluation."""
-    store.open(page, f"runs/{store.run_id('data_evaluation')}/artifacts/shap_beeswarm_plot.png")
+    store.open(page, f"runs/{store.run_id('data_evaluation')}/artifacts/shap_summary.png")
     page.wait_for_function("[...document.images].some(image => image.complete && image.naturalWidth > 300)")
-    return ["Data_Evaluation", "shap_beeswarm_plot.png"]
+    return ["Data_Evaluation", "shap_summary.png"]
 
 
 MLFLOW_PICTURES = {
@@ -478,6 +476,7 @@ MLFLOW_PICTURES = {
         system_metrics,
         model_artifacts,
         model_metrics,
+        logged_model,
         shap_plot,
     ]
 }

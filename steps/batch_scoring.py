@@ -3,13 +3,13 @@
 import hashlib
 import os
 import tempfile
+from collections import Counter
 
 import mlflow
-import numpy as np
+import pandas as pd
 from loguru import logger
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
-from mlflow.exceptions import MlflowException
 from tqdm.auto import tqdm
 
 import data_files
@@ -24,17 +24,9 @@ if not input or not output or same or os.path.isdir(output):
     raise StepError(
         "batch-scoring needs two paths: input, the file to score, and output, another CSV file."
     )
-utils.check_store()
-try:
-    info = mlflow.models.get_model_info(model_uri)
-    encoding = utils.model_encoding(model_uri)
-    classifier = mlflow.xgboost.load_model(model_uri)
-except (MlflowException, OSError) as error:
-    raise StepError(f"{model_uri} cannot be used: {utils.in_one_line(error)}") from None
-if not hasattr(classifier, "predict_proba"):
-    raise StepError(
-        f"{model_uri} cannot be used: it is no classifier. Give a version of CancerModel."
-    )
+model_uri = utils.version_uri(model_uri)
+info, model = utils.load_model(model_uri)
+types, classes = info.metadata["types"], info.metadata["classes"]
 
 
 def digest(path):
@@ -46,30 +38,29 @@ try:
     unfinished = tempfile.TemporaryDirectory(dir=os.path.dirname(output) or ".", prefix=".scoring-")
 except OSError as error:
     raise StepError(f"{output}: cannot be written: {error.strerror}.") from None
-rows, positive = 0, 0
+rows, positive, unknown = 0, 0, Counter()
 with unfinished as place:
     path = os.path.join(place, os.path.basename(output))
     with open(path, "w", newline="", encoding="utf-8") as file, tqdm(unit=" rows", delay=1) as bar:
-        for features, others in data_files.read_parts(input, encoding):
-            if taken := {"prediction", "probability", features.index.name}.intersection(others):
+        for part, others in data_files.read_parts(input, types):
+            values = model.features(part)
+            answers = model.answer(values).set_axis(part.index)
+            if taken := {*answers, part.index.name}.intersection(others):
                 raise StepError(
                     f"{input}: has columns that the result will have: {taken}. Rename them."
                 )
-            codes, _ = data_files.encode(features, encoding)
-            probability = classifier.predict_proba(codes)[:, 1]
-            is_positive = (probability > 0.5).astype(int)
-            prediction = np.array(encoding["classes"])[is_positive]
-            scores = others.assign(prediction=prediction, probability=probability)
+            scores = pd.concat([others, answers], axis="columns")
             scores.to_csv(file, header=not rows)
-            rows, positive = rows + len(scores), positive + int(is_positive.sum())
+            rows += len(scores)
+            positive += int((answers["prediction"] == classes[1]).sum())
+            for name, share in model.unknown_words(part, values).items():
+                unknown[name] += share * len(part)
             bar.update(len(scores))
 
-    versions = mlflow.search_model_versions(filter_string=f"run_id = '{info.run_id}'")
+    unknown = {name: count / rows for name, count in unknown.items()}
     tags = {
         "step": "batch_scoring",
-        "model_version": ", ".join(
-            f"{v.name} {v.version}" for v in versions if v.source.endswith(info.model_id)
-        ),
+        "model_version": model_uri,
         "model_id": info.model_id,
         "scored": input,
         "digest": digest(input),
@@ -82,9 +73,14 @@ with unfinished as place:
     with mlflow.start_run(run_name="Batch_Scoring", tags=tags) as run:
         mlflow.log_input(data, context="scoring")
         mlflow.log_metrics({"rows": rows, "share_of_class_1": positive / rows})
+        mlflow.log_metric("largest_share_of_unseen_words", max(unknown.values(), default=0))
         mlflow.log_artifact(path, "scores")
         os.replace(path, output)
 logger.info(
     f"{input}: {rows} rows scored by {tags['model_version']}, "
-    f"{positive / rows:.1%} are {encoding['classes'][1]!r}"
+    f"{positive / rows:.1%} are {classes[1]!r}"
 )
+if shares := [f"{name} {100 * share:.3g} %" for name, share in unknown.items() if share]:
+    logger.warning(f"{input}: rows with a word that the model does not know: {', '.join(shares)}")
+if rows > 1 and positive in (0, rows):
+    logger.warning(f"{input}: all {rows} rows got the same class: is that the right file?")

@@ -2,7 +2,6 @@
 
 import json
 
-import mlflow
 from loguru import logger
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
@@ -19,13 +18,117 @@ test_size, dataset, target, positive_class = utils.arguments(
 if dataset:
     data, target = data_files.read_table(dataset, target)
 else:
-    data, target = load_breast_cancer(as_frame=True).frame, "target"
+    bunch = load_breast_cancer(as_frame=True)
+    data, target = bunch.frame, "target"
+    data[target] = bunch.target_names[bunch.target]  # malignant, benign
 classes = data_files.two_classes(data[target], positive_class, test_size)
-data = utils.add_features(data)
 train, test = train_test_split(
     data, test_size=test_size, stratify=data[target], random_state=config.SEED
 )
 train, test = train.reset_index(drop=True), test.reset_index(drop=True)
+
+import re
+import unicodedata
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+
+def as_word(value):
+    """Return a word's text: 1.0 is 1, and blanks at the ends make no difference."""
+    text = unicodedata.normalize("NFC", str(value)).strip()  # é has two forms in Unicode
+    return re.sub(r"^(-?\d+)\.0$", r"\1", text)
+
+
+kinds = {"f": "number", "b": "boolean", "M": "date"}  # by the letter of the pandas dtype
+types = [
+    {"name": name, "kind": kinds.get(train[name].dtype.kind, "words")}
+    for name in train.columns.drop(target)
+]
+for column in types:
+    if column["kind"] == "words":
+        column["words"] = sorted({as_word(word) for word in train[column["name"]].dropna()})
+
+# what a column may hold, in the words of pandas.api.types.infer_dtype
+ACCEPTED = {
+    "number": ["empty", "integer", "floating", "mixed-integer-float", "decimal"],
+    "boolean": ["empty", "boolean", "integer", "floating"],
+    "date": ["empty", "date", "datetime", "datetime64", "string"],
+}
+LARGEST = np.finfo(np.float32).max  # XGBoost takes larger numbers for infinite
+
+
+def as_numbers(values, column):
+    """Return a column as floats, NaN where missing; raise ValueError for another kind."""
+    if column["kind"] == "words":
+        places = {word: place for place, word in enumerate(column["words"])}
+        typed = [(type(value), value) for value in values]  # 1 equals True, and is another word
+        known = {pair: places.get(as_word(pair[1])) for pair in set(typed) if not pd.isna(pair[1])}
+        return np.array([known.get(pair) for pair in typed], dtype=float)
+    if column["kind"] == "number" and values.dtype == float:
+        return np.asarray(values)
+    missing = np.asarray(pd.isna(values))
+    if missing.all():
+        return np.full(len(values), np.nan)
+    if pd.api.types.infer_dtype(values) not in ACCEPTED[column["kind"]]:
+        raise ValueError
+    if column["kind"] == "date":
+        given = pd.Series(values).astype("str")
+        dates = given.where(given.str.match(r"\d{4}[-/]"))
+        dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+        if (dates.isna() & ~missing).any():
+            raise ValueError
+        values = (dates - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
+    numbers = np.where(missing, np.nan, values).astype(float)
+    if column["kind"] == "boolean" and not np.isin(numbers[~np.isnan(numbers)], [0, 1]).all():
+        raise ValueError
+    return numbers
+
+
+def features(table, types):
+    """Turn raw rows into what XGBoost sees.
+
+    Args:
+        table: n rows as they stand in the file: a DataFrame, or a dict of arrays.
+        types: What the columns are, a list of dicts: `name`, `kind` and, for words, `words`.
+
+    Returns:
+        n rows of floats, in the order of `types`, with the ratio at the end: a DataFrame for a
+        DataFrame, else an array.
+
+    Raises:
+        MlflowException: No rows, a column is missing, or a value is not of its column's kind.
+    """
+    refuse = MlflowException.invalid_parameter_value
+    columns = {}
+    if lacking := [column["name"] for column in types if column["name"] not in table]:
+        raise refuse(f"Columns are missing: {', '.join(lacking)}.")
+    for column in types:
+        name = column["name"]
+        try:
+            columns[name] = as_numbers(table[name], column)
+        except (TypeError, ValueError, OverflowError):
+            raise refuse(f"{name}: a value is not of its kind, {column['kind']}.") from None
+    if {"mean symmetry", "mean texture"} <= set(columns):
+        with np.errstate(all="ignore"):
+            ratio = columns["mean symmetry"] / columns["mean texture"]
+        columns["symmetry per texture"] = np.where(np.abs(ratio) < LARGEST, ratio, np.nan)
+    values = np.column_stack(list(columns.values()))
+    if not len(values):
+        raise refuse("There are no rows.")
+    large = (np.abs(values) > LARGEST).any(axis=0)
+    if large.any():
+        names = [name for name, is_large in zip(columns, large, strict=True) if is_large]
+        raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
+    if not isinstance(table, pd.DataFrame):
+        return values
+    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's wish
+    return pd.DataFrame(values, columns=names, index=table.index)
+
+
+known = int(utils.known_rows(features(test, types), features(train, types)).sum())
 
 utils.set_experiment()
 tags = {"step": "data_preprocessing", "target": target, "classes": json.dumps(classes)}
@@ -33,9 +136,12 @@ source = dataset or "breast cancer"
 with mlflow.start_run(run_name="Data_Preprocessing", tags=tags) as run:
     mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": source})
     mlflow.log_metrics({"full_rows": len(data), "train_rows": len(train), "test_rows": len(test)})
+    mlflow.log_metric("test_rows_in_training", known)
+    mlflow.log_dict(types, "types.json")
     train_data = utils.log_dataset(train, "train", target, context="training")
     test_data = utils.log_dataset(test, "test", target, context="testing")
     about = f"{source}, {len(train)} training rows, digest {train_data.digest}"
     about = f"{about}, class 1 is {classes[1]!r}"
     mlflow.set_tag("data", about)
-logger.info(f"{about}, class 0 is {classes[0]!r}, {len(test)} test rows")
+logger.info(f"{about}, class 0 is {classes[0]!r}")
+logger.info(f"{len(test)} test rows, {known} of them equal to one in the training data")

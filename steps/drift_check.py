@@ -18,30 +18,42 @@ input, model_uri = utils.arguments("drift-check", "input", "model-uri")
 
 if not input:
     raise StepError("drift-check needs a path: input, the file to compare with the training data.")
-utils.check_store()
+model_uri = utils.version_uri(model_uri)
+info, model = utils.load_model(model_uri)
+types, classes = info.metadata["types"], info.metadata["classes"]
 try:
-    info = mlflow.models.get_model_info(model_uri)
-    encoding = utils.model_encoding(model_uri)
-    classifier = mlflow.xgboost.load_model(model_uri)
-    data_run_id = mlflow.get_run(info.run_id).data.tags.get("data_run_id")
-    if not (data_run_id and hasattr(classifier, "predict_proba")):
-        raise StepError(f"{model_uri}: is no classifier of the step model-training. Give another.")
-    data_run = mlflow.get_run(data_run_id)
-    train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
-except (MlflowException, OSError) as error:
-    raise StepError(f"{model_uri} cannot be used: {utils.in_one_line(error)}") from None
-new = pd.concat([features for features, _ in data_files.read_parts(input, encoding)])
+    data_run = mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
+except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
+    reason = "was not trained here, so there are no data to compare with"
+    raise StepError(f"{model_uri} {reason}. Give another version of {config.MODEL}.") from None
+train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
+new = pd.concat([part for part, _ in data_files.read_parts(input, types)])
 if len(new) < config.DRIFT["rows"]:
     raise StepError(
         f"{input}: has {len(new)} rows, which say little: give at least {config.DRIFT['rows']}."
     )
 
 
-def compare(before, after, words):
+def seen(table, values):
+    names = [column["name"] for column in types]
+    samples = values.set_axis([*names, *values.columns[len(names) :]], axis="columns")
+    for name, known in words.items():  # those that the model does not know as they stand
+        known = samples[name].map(dict(enumerate(known))).astype(object)
+        samples[name] = known.fillna(table[name])
+    return samples
+
+
+words = {column["name"]: column["words"] for column in types if column["kind"] == "words"}
+train_values, test_values, new_values = map(model.features, [train, test, new])
+before, now = seen(train, train_values), seen(new, new_values)
+unseen = model.unknown_words(new, new_values)
+
+
+def compare(before, after, are_words):
     before, after = before.dropna(), after.dropna()
     if before.empty or after.empty:  # the share of missing values says it
         return np.nan, 1.0
-    if not words:
+    if not are_words:
         result = stats.ks_2samp(before, after, method="asymp")
         return result.statistic, result.pvalue
     counts = pd.concat([before.value_counts(), after.value_counts()], axis=1, keys=[0, 1]).fillna(0)
@@ -49,27 +61,22 @@ def compare(before, after, words):
     return (shares[0] - shares[1]).abs().sum() / 2, stats.chi2_contingency(counts).pvalue
 
 
-def probability(frame):
-    return pd.Series(classifier.predict_proba(data_files.encode(frame, encoding)[0])[:, 1])
-
-
-answer = f"probability of {encoding['classes'][1]}"
-samples = {name: (train[name], new[name]) for name in encoding["columns"]}
-samples[answer] = (probability(test), probability(new))
+answer = f"probability of {classes[1]}"
+samples = {name: (before[name], now[name]) for name in before}
+samples[answer] = (model.answer(test_values)[answer], model.answer(new_values)[answer])
 found = []
-for name, (before, after) in samples.items():
-    words = encoding["words"].get(name)
-    distance, p_value = compare(before, after, words)
-    _, p_missing = compare(before.isna().astype(float), after.isna().astype(float), None)
+for name, (earlier, later) in samples.items():
+    distance, p_value = compare(earlier, later, name in words)
+    _, p_missing = compare(earlier.isna().astype(float), later.isna().astype(float), False)
     found.append(
         {
             "column": name,
             "distance": distance,
             "p_value": p_value,
-            "missing_before": before.isna().mean(),
-            "missing_now": after.isna().mean(),
+            "missing_before": earlier.isna().mean(),
+            "missing_now": later.isna().mean(),
             "p_missing": p_missing,
-            "unseen_words": (after.notna() & ~after.isin(words)).mean() if words else 0.0,
+            "unseen_words": unseen.get(name, 0.0),
         }
     )
 table = pd.DataFrame(found).set_index("column")
@@ -92,7 +99,7 @@ for axis, name in zip(axes.flat, shown, strict=True):
     for label, values in zip(["before", "now"], samples[name], strict=True):
         values = values.dropna()
         values = values.sample(min(len(values), 10_000), random_state=config.SEED)
-        if name in encoding["words"]:
+        if name in words:
             shares = values.value_counts(normalize=True).head(10)
             axis.plot(shares.index, shares, "o", alpha=0.6, label=label)
         elif len(values):
@@ -103,7 +110,7 @@ plt.close(figure)
 
 data = utils.as_dataset(new, input, "incoming", None)
 tags = {"step": "drift_check", "checked": input, "digest": data.digest, "model_id": info.model_id}
-tags |= {"data_run_id": data_run_id, "drift": "yes" if drifted else "no"}
+tags |= {"data_run_id": data_run.info.run_id, "drift": "yes" if drifted else "no"}
 utils.set_experiment()
 with mlflow.start_run(run_name="Drift_Check", tags=tags) as run:
     mlflow.log_params(limits)

@@ -1,18 +1,110 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
+import re
+import unicodedata
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+
+def as_word(value):
+    """Return a word's text: 1.0 is 1, and blanks at the ends make no difference."""
+    text = unicodedata.normalize("NFC", str(value)).strip()  # é has two forms in Unicode
+    return re.sub(r"^(-?\d+)\.0$", r"\1", text)
+
+
+# what a column may hold, in the words of pandas.api.types.infer_dtype
+ACCEPTED = {
+    "number": ["empty", "integer", "floating", "mixed-integer-float", "decimal"],
+    "boolean": ["empty", "boolean", "integer", "floating"],
+    "date": ["empty", "date", "datetime", "datetime64", "string"],
+}
+LARGEST = np.finfo(np.float32).max  # XGBoost takes larger numbers for infinite
+
+
+def as_numbers(values, column):
+    """Return a column as floats, NaN where missing; raise ValueError for another kind."""
+    if column["kind"] == "words":
+        places = {word: place for place, word in enumerate(column["words"])}
+        typed = [(type(value), value) for value in values]  # 1 equals True, and is another word
+        known = {pair: places.get(as_word(pair[1])) for pair in set(typed) if not pd.isna(pair[1])}
+        return np.array([known.get(pair) for pair in typed], dtype=float)
+    if column["kind"] == "number" and values.dtype == float:
+        return np.asarray(values)
+    missing = np.asarray(pd.isna(values))
+    if missing.all():
+        return np.full(len(values), np.nan)
+    if pd.api.types.infer_dtype(values) not in ACCEPTED[column["kind"]]:
+        raise ValueError
+    if column["kind"] == "date":
+        given = pd.Series(values).astype("str")
+        dates = given.where(given.str.match(r"\d{4}[-/]"))
+        dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+        if (dates.isna() & ~missing).any():
+            raise ValueError
+        values = (dates - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
+    numbers = np.where(missing, np.nan, values).astype(float)
+    if column["kind"] == "boolean" and not np.isin(numbers[~np.isnan(numbers)], [0, 1]).all():
+        raise ValueError
+    return numbers
+
+
+def features(table, types):
+    """Turn raw rows into what XGBoost sees.
+
+    Args:
+        table: n rows as they stand in the file: a DataFrame, or a dict of arrays.
+        types: What the columns are, a list of dicts: `name`, `kind` and, for words, `words`.
+
+    Returns:
+        n rows of floats, in the order of `types`, with the ratio at the end: a DataFrame for a
+        DataFrame, else an array.
+
+    Raises:
+        MlflowException: No rows, a column is missing, or a value is not of its column's kind.
+    """
+    refuse = MlflowException.invalid_parameter_value
+    columns = {}
+    if lacking := [column["name"] for column in types if column["name"] not in table]:
+        raise refuse(f"Columns are missing: {', '.join(lacking)}.")
+    for column in types:
+        name = column["name"]
+        try:
+            columns[name] = as_numbers(table[name], column)
+        except (TypeError, ValueError, OverflowError):
+            raise refuse(f"{name}: a value is not of its kind, {column['kind']}.") from None
+    if {"mean symmetry", "mean texture"} <= set(columns):
+        with np.errstate(all="ignore"):
+            ratio = columns["mean symmetry"] / columns["mean texture"]
+        columns["symmetry per texture"] = np.where(np.abs(ratio) < LARGEST, ratio, np.nan)
+    values = np.column_stack(list(columns.values()))
+    if not len(values):
+        raise refuse("There are no rows.")
+    large = (np.abs(values) > LARGEST).any(axis=0)
+    if large.any():
+        names = [name for name, is_large in zip(columns, large, strict=True) if is_large]
+        raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
+    if not isinstance(table, pd.DataFrame):
+        return values
+    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's wish
+    return pd.DataFrame(values, columns=names, index=table.index)
+
+
+import json
 import time
 
 import matplotlib.pyplot as plt
-import mlflow
 import optuna
 import xgboost as xgb
 from loguru import logger
 from mlflow.entities import Metric
 from optuna.trial import TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
+from sklearn.model_selection import RepeatedStratifiedKFold
 
 import config
-import data_files
 import utils
 from utils import StepError
 
@@ -25,17 +117,22 @@ if n_trials < 1:
     raise StepError(f"n-trials is {n_trials}: give a whole number of at least 1.")
 
 data_run = utils.latest_run("data_preprocessing", data_run_id)
-train = utils.load_dataset(data_run, "train")
-encoding = data_files.learn_encoding(train, data_run.data.tags)
-features, label = data_files.encode(train, encoding)
-dtrain = xgb.DMatrix(features, label=label)
+train, target = utils.load_dataset(data_run, "train"), data_run.data.tags["target"]
+types = mlflow.artifacts.load_dict(f"runs:/{data_run.info.run_id}/types.json")
+classes = json.loads(data_run.data.tags["classes"])
+values, label = features(train, types), (train[target] == classes[1]).astype(int)
+dtrain = xgb.DMatrix(values, label=label)
 
 ranges = {
-    "max_depth": [2, 8],
-    "alpha": [0.001, 0.05],
-    "learning_rate": [0.005, 0.5],
-    "num_boost_round": [30, 300],
+    "max_depth": [2, 3],
+    "learning_rate": [0.05, 0.15],
+    "subsample": [0.5, 0.7],
+    "colsample_bytree": [0.15, 0.4],
 }
+folds = RepeatedStratifiedKFold(
+    n_splits=config.N_FOLDS, n_repeats=config.N_REPEATS, random_state=config.SEED
+)
+folds = list(folds.split(values, label))  # the same for each trial
 
 
 def objective(trial):
@@ -43,28 +140,40 @@ def objective(trial):
         "objective": "binary:logistic",
         "nthread": utils.threads(train),
         "max_depth": trial.suggest_int("max_depth", *ranges["max_depth"]),
-        "alpha": trial.suggest_float("alpha", *ranges["alpha"]),
         "learning_rate": trial.suggest_float("learning_rate", *ranges["learning_rate"], log=True),
+        "subsample": trial.suggest_float("subsample", *ranges["subsample"]),
+        "colsample_bytree": trial.suggest_float("colsample_bytree", *ranges["colsample_bytree"]),
     }
-    rounds = trial.suggest_int("num_boost_round", *ranges["num_boost_round"])
-    folds = {"nfold": config.N_FOLDS, "stratified": True, "metrics": ["error", "auc", "logloss"]}
     with mlflow.start_run(run_name=f"Trial_{trial.number}", nested=True) as trial_run:
         mlflow.log_params(trial.params)
-        curves = xgb.cv(params, dtrain, rounds, seed=config.SEED, **folds)
-        last = curves.iloc[-1]
-        trial.set_user_attr("accuracy", 1 - last["test-error-mean"])
-        trial.set_user_attr("auc", last["test-auc-mean"])
-        now = int(time.time() * 1000)
-        batch = [Metric("accuracy", trial.user_attrs["accuracy"], now, 0)]
+        curves = xgb.cv(
+            params,
+            dtrain,
+            num_boost_round=config.MOST_ROUNDS,
+            folds=folds,
+            metrics=["error", "auc", "logloss"],
+            early_stopping_rounds=config.EARLY_STOPPING_ROUNDS,  # watches the last of the metrics
+            seed=config.SEED,
+        )
+        best = curves.iloc[-1]
+        results = {
+            "accuracy": 1 - best["test-error-mean"],
+            "auc": best["test-auc-mean"],
+            "num_boost_round": len(curves),
+        }
+        for name, value in results.items():
+            trial.set_user_attr(name, value)
+        now, rounds = int(time.time() * 1000), range(1, len(curves) + 1)
+        batch = [Metric(name, results[name], now, 0) for name in ["accuracy", "num_boost_round"]]
         for name in ["auc", "logloss"]:
-            values = enumerate(curves[f"test-{name}-mean"])
-            batch += [Metric(name, value, now, step) for step, value in values]
+            curve = zip(rounds, curves[f"test-{name}-mean"], strict=True)
+            batch += [Metric(name, value, now, step) for step, value in curve]
         mlflow.MlflowClient().log_batch(trial_run.info.run_id, batch)
-    return last["test-logloss-mean"]
+    return best["test-logloss-mean"]
 
 
 train_uri = f"runs:/{data_run.info.run_id}/datasets/train.csv"
-train_data = utils.as_dataset(train, train_uri, "train", encoding["target"])
+train_data = utils.as_dataset(train, train_uri, "train", target)
 study_name = study_name or f"tuning-{train_data.digest}"
 seed = None if storage else config.SEED
 study = optuna.create_study(
@@ -75,7 +184,7 @@ study = optuna.create_study(
     load_if_exists=True,
 )
 
-goal = f"log loss, {config.N_FOLDS} folds"
+goal = f"log loss of the best round, {config.N_FOLDS} folds, {config.N_REPEATS} times"
 about = {"data": train_data.digest, "objective": goal, "ranges": ranges}
 known = study.user_attrs.get("about", about)
 if known != about:
@@ -94,11 +203,13 @@ with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True
     missing = max(n_trials - finished, 0)
     study.optimize(objective, missing, callbacks=[enough], show_progress_bar=True)
     best = study.best_trial
-    mlflow.log_params(best.params)
-    mlflow.log_metrics({"logloss": best.value, **best.user_attrs})
+    results = dict(best.user_attrs)
+    chosen = {**best.params, "num_boost_round": results.pop("num_boost_round")}
+    mlflow.log_params(chosen)
+    mlflow.log_metrics({"logloss": best.value, **results})
 
-chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
-logger.info(f"best of {len(study.trials)} trials: log loss {best.value:.4f} with {chosen}")
+shown = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
+logger.info(f"best of {len(study.trials)} trials: log loss {best.value:.4f} with {shown}")
 
 client = mlflow.MlflowClient()
 with plt.rc_context():  # Optuna's plots change the style of all later ones
@@ -108,3 +219,15 @@ with plt.rc_context():  # Optuna's plots change the style of all later ones
         importances = plot_param_importances(study).figure
         client.log_figure(run.info.run_id, importances, "plots/param_importances.png")
     plt.close("all")
+# a third more rounds than the best trial took, to see what follows them
+params = {"objective": "binary:logistic", "nthread": utils.threads(train), **best.params}
+rounds = chosen["num_boost_round"]
+curves = xgb.cv(params, dtrain, rounds * 4 // 3, folds=folds, metrics="logloss", seed=config.SEED)
+figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
+for name, shown in [("train", "trained on"), ("test", "held out")]:
+    axis.plot(range(1, len(curves) + 1), curves[f"{name}-logloss-mean"], label=shown)
+axis.axvline(rounds, color="gray", linestyle=":", label=f"best round: {rounds}")
+axis.set(xlabel="boosting round", ylabel="log loss", title=f"The best trial, number {best.number}")
+axis.legend()
+client.log_figure(run.info.run_id, figure, "plots/best_trial.png")
+plt.close(figure)

@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import mlflow
 import numpy as np
@@ -21,11 +21,10 @@ from fastapi.responses import JSONResponse
 from loguru import logger
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
-from pydantic import BaseModel, FailFast, Field, create_model
+from pydantic import AfterValidator, BaseModel, FailFast, Field, WithJsonSchema, create_model
 from starlette.exceptions import HTTPException
 
 import config
-import data_files
 import utils
 from utils import StepError
 
@@ -36,65 +35,76 @@ name, alias, host, port = utils.arguments("model-server", "name", "alias", "host
 @dataclass(frozen=True)
 class Version:
     number: int
-    columns: list
-    optional: set  # the columns that had missing values in the training data
-    classes: list
-    codes: dict  # of each column of words: the number of each word
+    model: mlflow.pyfunc.PythonModel  # a TableClassifier, as it was when it was trained
     booster: xgb.Booster
+    classes: list
+    kinds: dict  # of each column: number, boolean, date or words
+    words: dict  # of each column of words: those of the training data
 
 
 def current_number():
     return int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
 
 
-def load(number):
+def load_model(number):
+    """Return a version's model, and what this makes of its input example."""
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder)
-            model, info = mlflow.xgboost.load_model(path), Model.load(path)
-            example, encoding = info.load_input_example(path), utils.model_encoding(path)
-        except (MlflowException, OSError, xgb.core.XGBoostError) as error:
+            mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder)
+            _, model = utils.load_model(folder)
+            example = Model.load(folder).load_input_example(folder)
+            if example is None:
+                raise StepError(f"{folder} was logged without an input example.")
+            return model, model.features(dict(example))
+        except StepError as error:
+            raise StepError(str(error).replace(folder, f"{name} {number}")) from None
+        except (MlflowException, OSError) as error:
             reason = utils.in_one_line(error)
             raise StepError(f"{name} {number} cannot be loaded: {reason}") from None
-    if info.signature is None or example is None:
-        raise StepError(f"{name} {number} was logged without a signature or input example.")
-    booster = model if isinstance(model, xgb.Booster) else model.get_booster()
+
+
+def load(number):
+    model, example = load_model(number)
+    booster, types = model.classifier.get_booster(), model.about["types"]
     booster.set_param({"nthread": 1})  # for few rows more threads cost more than they bring
-    columns = encoding["columns"]
-    answer = booster.inplace_predict(example[columns].to_numpy(float))
+    answer = booster.inplace_predict(example)
     if answer.shape != (len(example),) or not ((answer >= 0) & (answer <= 1)).all():
         raise StepError(f"{name} {number} answers its input example with no probabilities.")
     return Version(
         number=number,
-        columns=columns,
-        optional={column.name for column in info.signature.inputs if not column.required},
-        classes=encoding["classes"],
-        codes={
-            column: {word: code for code, word in enumerate(words)}
-            for column, words in encoding["words"].items()
-        },
+        model=model,
         booster=booster,
+        classes=model.about["classes"],
+        kinds={column["name"]: column["kind"] for column in types},
+        words={column["name"]: column["words"] for column in types if "words" in column},
     )
 
 
-utils.check_store()
-try:
-    first = load(current_number())
-except MlflowException:
-    raise StepError(f"{name} has no {alias} yet. Make one: mlflow run . -e main") from None
+first = load(int(utils.version_uri(f"models:/{name}@{alias}").rpartition("/")[2]))
 now = SimpleNamespace(version=first, problem=None)
 
-largest = float(data_files.LARGEST)
+largest = float(np.finfo(np.float32).max)
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=-largest, le=largest)]
-fields = {column: f"f{number}" for number, column in enumerate(first.columns)}
+Boolean = Annotated[Literal[True, False, 0, 1], AfterValidator(bool)]
+Date = Annotated[str, WithJsonSchema({"type": "string", "format": "date"})]
+
+
+def as_text(value):
+    if not isinstance(value, str | int | float):  # True and False are of the type int, too
+        raise ValueError("a word is a text, a number, true or false")
+    return str(value)
+
+
+Word = Annotated[
+    Any, AfterValidator(as_text), WithJsonSchema({"type": ["string", "number", "boolean"]})
+]
+
+allowed = {"number": Number, "boolean": Boolean, "date": Date, "words": Word}
+fields = {column: f"f{place}" for place, column in enumerate(first.kinds)}
 types = {}
-for column, field in fields.items():
-    kind = str if column in first.codes else Number
-    options = {"alias": column, "examples": list(first.codes.get(column, []))[:10] or None}
-    if column in first.optional:
-        types[field] = kind | None, Field(None, **options)
-    else:
-        types[field] = kind, Field(**options)
+for column, kind in first.kinds.items():
+    examples = first.words.get(column, [])[:10] or None
+    types[fields[column]] = allowed[kind] | None, Field(alias=column, examples=examples)
 Row = create_model("Row", **types)
 Class = int | float | str
 
@@ -128,16 +138,23 @@ def record(status, text):
 @app.post("/invocations", response_model=Answer, responses={400: {}, 413: {}})
 async def invocations(question: Question):
     version, rows, start = now.version, question.dataframe_records, time.perf_counter()
-    table = [[getattr(row, fields[column]) for column in version.columns] for row in rows]
-    for column, codes in version.codes.items():
-        place = version.columns.index(column)
-        for values in table:
-            values[place] = codes.get(values[place])  # None, that is missing, for an unseen word
-    probability = version.booster.inplace_predict(np.array(table, dtype=float)).astype(float)
+    table = {}
+    for column, field in fields.items():  # None among numbers becomes NaN
+        kind = float if first.kinds[column] == "number" else object
+        table[column] = np.array([getattr(row, field) for row in rows], dtype=kind)
+    try:
+        values = version.model.features(table)
+    except MlflowException as error:  # it names the column and not the value
+        raise HTTPException(400, error.message) from None
+    probability = version.booster.inplace_predict(values).astype(float)
     seconds = time.perf_counter() - start
     duration.observe(seconds)
     row_count.labels(version.number).inc(len(rows))
-    record(200, f"{len(rows)} row(s) in {1000 * seconds:.1f} ms, version {version.number}")
+    about = f"{len(rows)} row(s) in {1000 * seconds:.1f} ms, version {version.number}"
+    for column, share in version.model.unknown_words(table, values).items():
+        if share:
+            about += f", {column}: {100 * share:.3g} % unknown words"
+    record(200, about)
     answer = Answer(
         version=version.number,
         classes=version.classes,
@@ -175,11 +192,11 @@ async def metrics():
 
 def check_promises(version):
     kept = {
-        "columns": set(version.columns) == set(first.columns),
+        "columns": version.kinds == first.kinds,
         "classes": version.classes == first.classes,
-        "words": version.codes.keys() == first.codes.keys()
-        and all(
-            first.codes[column].keys() <= version.codes[column].keys() for column in first.codes
+        "words": all(
+            set(words) <= set(version.words.get(column, []))
+            for column, words in first.words.items()
         ),
     }
     if broken := [what for what in kept if not kept[what]]:

@@ -1,13 +1,12 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
 import mlflow
-import numpy as np
+import pandas as pd
 import requests
 from loguru import logger
 from mlflow.exceptions import MlflowException
 
 import config
-import data_files
 import servers
 import utils
 from utils import StepError
@@ -17,22 +16,15 @@ model_uri, port = utils.arguments("model-serving", "model-uri", "port")
 
 if not 0 <= port < 65536:
     raise StepError(f"port is {port}: give a number between 1 and 65535, or 0 for a free port.")
-utils.check_store()
+model_uri = utils.version_uri(model_uri)
+info, _ = utils.load_model(model_uri)
 try:
-    model_info = mlflow.models.get_model_info(model_uri)
-except (MlflowException, OSError) as error:
-    reason = str(error).splitlines()[0].rstrip(".")
-    raise StepError(
-        f"{model_uri}: no such model: {reason}. Make one: mlflow run . -e main"
-    ) from None
-try:
-    data_run = mlflow.get_run(mlflow.get_run(model_info.run_id).data.tags["data_run_id"])
+    data_run = mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
 except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
     reason = "was not trained here, so there are no rows to try it with"
     raise StepError(f"{model_uri} {reason}: serve it with `mlflow models serve`.") from None
 
-rows = utils.load_dataset(data_run, "test")
-rows, _ = data_files.encode(rows, utils.model_encoding(model_uri))
+rows = utils.load_dataset(data_run, "test").drop(columns=info.metadata["target"])
 port = port or servers.free_port()
 url = f"http://127.0.0.1:{port}"
 serve = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port} -m".split()
@@ -49,9 +41,10 @@ with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
             response = requests.post(f"{url}/invocations", json=body, timeout=60)
             response.raise_for_status()
             predictions += response.json()["predictions"]
-    served = np.array(predictions)
-    difference = float(np.abs(served - mlflow.pyfunc.load_model(model_uri).predict(rows)).max())
+    served, here = pd.DataFrame(predictions), mlflow.pyfunc.load_model(model_uri).predict(rows)
+    numbers = served.drop(columns="prediction") - here.drop(columns="prediction")
+    difference = float(numbers.abs().max(axis=None))
     mlflow.log_metric("largest_difference", difference)
-    if difference > 1e-6:
+    if difference > 1e-6 or list(served["prediction"]) != list(here["prediction"]):
         raise StepError(f"{model_uri}: the server's answers differ by up to {difference}.")
 logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {difference:.1g}")

@@ -1,48 +1,226 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
+import re
+import unicodedata
+
 import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+
+def as_word(value):
+    """Return a word's text: 1.0 is 1, and blanks at the ends make no difference."""
+    text = unicodedata.normalize("NFC", str(value)).strip()  # é has two forms in Unicode
+    return re.sub(r"^(-?\d+)\.0$", r"\1", text)
+
+
+# what a column may hold, in the words of pandas.api.types.infer_dtype
+ACCEPTED = {
+    "number": ["empty", "integer", "floating", "mixed-integer-float", "decimal"],
+    "boolean": ["empty", "boolean", "integer", "floating"],
+    "date": ["empty", "date", "datetime", "datetime64", "string"],
+}
+LARGEST = np.finfo(np.float32).max  # XGBoost takes larger numbers for infinite
+
+
+def as_numbers(values, column):
+    """Return a column as floats, NaN where missing; raise ValueError for another kind."""
+    if column["kind"] == "words":
+        places = {word: place for place, word in enumerate(column["words"])}
+        typed = [(type(value), value) for value in values]  # 1 equals True, and is another word
+        known = {pair: places.get(as_word(pair[1])) for pair in set(typed) if not pd.isna(pair[1])}
+        return np.array([known.get(pair) for pair in typed], dtype=float)
+    if column["kind"] == "number" and values.dtype == float:
+        return np.asarray(values)
+    missing = np.asarray(pd.isna(values))
+    if missing.all():
+        return np.full(len(values), np.nan)
+    if pd.api.types.infer_dtype(values) not in ACCEPTED[column["kind"]]:
+        raise ValueError
+    if column["kind"] == "date":
+        given = pd.Series(values).astype("str")
+        dates = given.where(given.str.match(r"\d{4}[-/]"))
+        dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+        if (dates.isna() & ~missing).any():
+            raise ValueError
+        values = (dates - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
+    numbers = np.where(missing, np.nan, values).astype(float)
+    if column["kind"] == "boolean" and not np.isin(numbers[~np.isnan(numbers)], [0, 1]).all():
+        raise ValueError
+    return numbers
+
+
+def features(table, types):
+    """Turn raw rows into what XGBoost sees.
+
+    Args:
+        table: n rows as they stand in the file: a DataFrame, or a dict of arrays.
+        types: What the columns are, a list of dicts: `name`, `kind` and, for words, `words`.
+
+    Returns:
+        n rows of floats, in the order of `types`, with the ratio at the end: a DataFrame for a
+        DataFrame, else an array.
+
+    Raises:
+        MlflowException: No rows, a column is missing, or a value is not of its column's kind.
+    """
+    refuse = MlflowException.invalid_parameter_value
+    columns = {}
+    if lacking := [column["name"] for column in types if column["name"] not in table]:
+        raise refuse(f"Columns are missing: {', '.join(lacking)}.")
+    for column in types:
+        name = column["name"]
+        try:
+            columns[name] = as_numbers(table[name], column)
+        except (TypeError, ValueError, OverflowError):
+            raise refuse(f"{name}: a value is not of its kind, {column['kind']}.") from None
+    if {"mean symmetry", "mean texture"} <= set(columns):
+        with np.errstate(all="ignore"):
+            ratio = columns["mean symmetry"] / columns["mean texture"]
+        columns["symmetry per texture"] = np.where(np.abs(ratio) < LARGEST, ratio, np.nan)
+    values = np.column_stack(list(columns.values()))
+    if not len(values):
+        raise refuse("There are no rows.")
+    large = (np.abs(values) > LARGEST).any(axis=0)
+    if large.any():
+        names = [name for name, is_large in zip(columns, large, strict=True) if is_large]
+        raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
+    if not isinstance(table, pd.DataFrame):
+        return values
+    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's wish
+    return pd.DataFrame(values, columns=names, index=table.index)
+
+
+import json
+
 import xgboost as xgb
 from loguru import logger
-from mlflow.models import infer_signature
-from sklearn.model_selection import train_test_split
+from mlflow.models import ModelSignature, infer_signature
+from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import AnyType
 
 import config
-import data_files
 import utils
+from utils import StepError
 
 data_run_id, tuning_run_id = None, None
 data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
 data_run = utils.latest_run("data_preprocessing", data_run_id)
-these = {"data_run_id": data_run.info.run_id}
-tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **these)
+train, target = utils.load_dataset(data_run, "train"), data_run.data.tags["target"]
+types = mlflow.artifacts.load_dict(f"runs:/{data_run.info.run_id}/types.json")
+classes = json.loads(data_run.data.tags["classes"])
+values, label = features(train, types), (train[target] == classes[1]).astype(int)
+dtrain = xgb.DMatrix(values, label=label)
 
-if "study" in tuning_run.data.tags and not tuning_run_id:
-    these["study"] = tuning_run.data.tags["study"]
+tuning_run = utils.latest_run(
+    "hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id
+)
+
+if (
+    "study" in tuning_run.data.tags and not tuning_run_id
+):  # of several searches that share a study, the best
+    these = {"data_run_id": data_run.info.run_id, "study": tuning_run.data.tags["study"]}
     tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", **these)
 
 best = tuning_run.data.params
-params = {name: float(best[name]) for name in ["alpha", "learning_rate"]}
+params = {name: float(best[name]) for name in ["learning_rate", "subsample", "colsample_bytree"]}
 params["max_depth"] = int(best["max_depth"])
-num_boost_round = int(best["num_boost_round"])
+rounds = int(best["num_boost_round"])
+threads = utils.threads(train)
 
-train = utils.load_dataset(data_run, "train")
-encoding = data_files.learn_encoding(train, data_run.data.tags)
-features, label = data_files.encode(train, encoding)
-fit_features, valid_features, fit_label, valid_label = train_test_split(
-    features, label, test_size=config.VALIDATION_SIZE, stratify=label, random_state=config.SEED
-)
-dfit = xgb.DMatrix(fit_features, label=fit_label)
-dvalid = xgb.DMatrix(valid_features, label=valid_label)
-fixed = {"objective": "binary:logistic", "eval_metric": ["error", "logloss"]}
-fixed["nthread"] = utils.threads(train)
+import logging
 
-requirements = utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas")
+from mlflow.models import Model
+
+
+class TableClassifier(mlflow.pyfunc.PythonModel):
+    """An XGBoost classifier that takes rows as they stand in the file."""
+
+    def load_context(self, context):
+        """Load the classifier, which MLflow has stored as an artifact."""
+        self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
+        self.about = Model.load(context.artifacts["classifier"]).metadata
+
+    def features(self, table):
+        """Turn raw rows into what the classifier sees, with the code stored with this model."""
+        return features(table, self.about["types"])
+
+    def answer(self, values):
+        """Return the answers to n rows of features: a DataFrame with n rows."""
+        classes, probabilities = self.about["classes"], self.classifier.predict_proba(values)
+        answer = {"prediction": [classes[place] for place in probabilities.argmax(axis=1)]}
+        for place, name in enumerate(classes):
+            answer[f"probability of {name}"] = probabilities[:, place].astype(float)
+        return pd.DataFrame(answer).astype({"prediction": object})
+
+    def unknown_words(self, table, values):
+        """Return for each column of words the share of rows whose word the model does not know."""
+        shares = {}
+        for column, seen in zip(self.about["types"], np.asarray(values).T, strict=False):
+            if column["kind"] == "words":
+                unknown = pd.notna(table[column["name"]]) & np.isnan(seen)
+                shares[column["name"]] = float(unknown.mean())
+        return shares
+
+    def predict(self, context, model_input: pd.DataFrame, params=None):
+        """Predict the class of each row.
+
+        Args:
+            context: Not used, like `params`.
+            model_input: n rows as they stand in the file; columns in any order, others are ignored.
+
+        Returns:
+            A DataFrame of n rows: `prediction` and, of each class, `probability of …`.
+
+        Raises:
+            MlflowException: What `features` refuses: status 400 of a server.
+        """
+        values = self.features(model_input)
+        for name, share in self.unknown_words(model_input, values).items():
+            if share:
+                logging.warning("%s: %.0f %% of the words are unknown", name, 100 * share)
+        return self.answer(values)
+
+
+about = {"target": target, "classes": classes, "types": types}
 with_each = {
-    "input_example": features.head(3),
-    "pip_requirements": requirements,
-    "metadata": encoding,
-    "tags": {f"class_{number}": str(name) for number, name in enumerate(encoding["classes"])},
+    "pip_requirements": utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas"),
+    "step": rounds - 1,
 }
+
+
+def log_model(classifier, name):
+    """Log a classifier and the model around it in the active run, and register the model."""
+    classifier_info = mlflow.xgboost.log_model(
+        classifier,
+        name="classifier",
+        signature=infer_signature(values, classifier.predict(values)),
+        input_example=values.head(3),
+        metadata=about,
+        **with_each,
+    )
+    here = TableClassifier()  # as the cell above has it
+    here.classifier, here.about = classifier, about
+    raw, answer = train.drop(columns=target), here.answer(values)
+    example = raw.head(3).astype(object)
+    model_info = mlflow.pyfunc.log_model(
+        name=name,
+        python_model=str(config.PROJECT_DIR / "steps" / "model_code.py"),
+        artifacts={"classifier": classifier_info.model_uri},
+        signature=ModelSignature(
+            inputs=Schema([ColSpec(AnyType(), column) for column in raw]),
+            outputs=infer_signature(model_output=answer).outputs,
+        ),
+        input_example=example.where(example.notna(), None),
+        metadata={**about, "classifier_id": classifier_info.model_id},
+        **with_each,
+    )
+    stored = mlflow.pyfunc.load_model(model_info.model_uri).unwrap_python_model()
+    if not (stored.features(raw).equals(values) and stored.answer(values).equals(answer)):
+        raise StepError("steps/model_code.py is not what the cells say. First: make scripts")
+    return mlflow.register_model(model_info.model_uri, config.MODEL, tags={"classes": str(classes)})
+
 
 utils.set_experiment()
 tags = {"step": "model_training", "data": data_run.data.tags["data"]}
@@ -52,36 +230,30 @@ with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
 
     mlflow.xgboost.autolog(log_models=False, log_datasets=False)
     booster = xgb.train(
-        {**fixed, **params},
-        dfit,
-        num_boost_round,
-        evals=[(dfit, "train"), (dvalid, "validation")],
-        callbacks=[xgb.callback.EarlyStopping(rounds=config.EARLY_STOPPING_ROUNDS, save_best=True)],
+        {"objective": "binary:logistic", "seed": config.SEED, "nthread": threads, **params},
+        dtrain,
+        rounds,
+        evals=[(dtrain, "train")],
         verbose_eval=False,
     )
     mlflow.xgboost.autolog(disable=True)
+    # the same once more; num_boost_round of xgb.train is n_estimators of XGBClassifier
+    classifier = xgb.XGBClassifier(
+        n_estimators=rounds, random_state=config.SEED, n_jobs=threads, **params
+    )
+    classifier.fit(values, label)
+    model_version = log_model(classifier, "tuned")
     booster_info = mlflow.xgboost.log_model(
         booster,
         name="booster",
         registered_model_name=config.BOOSTER_MODEL,
-        signature=infer_signature(features, booster.predict(dvalid)),
-        **with_each,
-    )
-
-    # num_boost_round of xgb.train is n_estimators of XGBClassifier
-    rounds = booster.num_boosted_rounds()
-    classifier = xgb.XGBClassifier(**params, n_estimators=rounds, n_jobs=utils.threads(train))
-    classifier.fit(fit_features, fit_label)
-    classifier_info = mlflow.xgboost.log_model(
-        classifier,
-        name="classifier",
-        registered_model_name=config.CLASSIFIER_MODEL,
-        signature=infer_signature(features, classifier.predict(valid_features)),
+        signature=infer_signature(values, booster.predict(dtrain)),
+        input_example=values.head(3),
+        metadata=about,
         **with_each,
     )
 
 logger.info(
-    f"registered {config.BOOSTER_MODEL} version {booster_info.registered_model_version} and "
-    f"{config.CLASSIFIER_MODEL} version {classifier_info.registered_model_version}: "
-    f"{rounds} of {num_boost_round} rounds"
+    f"registered {config.MODEL} version {model_version.version} and {config.BOOSTER_MODEL} version "
+    f"{booster_info.registered_model_version}: {rounds} rounds, {len(train)} rows"
 )

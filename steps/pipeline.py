@@ -33,5 +33,5 @@ with mlflow.start_run(run_name="Pipeline", tags={"step": "pipeline"}) as run:
     for entry_point in ["data-evaluation", "flavour-comparison", "model-customization"]:
         run_step(entry_point, training_run_id=training_run_id)
     # the version that this pipeline has trained, champion or not
-    version = utils.registered_version(config.CLASSIFIER_MODEL, mlflow.get_run(training_run_id))
-    run_step("model-serving", model_uri=f"models:/{config.CLASSIFIER_MODEL}/{version}")
+    version = utils.registered_version(config.MODEL, mlflow.get_run(training_run_id))
+    run_step("model-serving", model_uri=f"models:/{config.MODEL}/{version}")

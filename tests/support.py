@@ -166,9 +166,10 @@ def tracking_server(store, folder):
 
 
 def v2_request(frame):
-    """The body of a request to MLServer in the V2 protocol, for a frame of numbers."""
-    inputs = [
-        {"name": name, "shape": [len(frame), 1], "datatype": "FP64", "data": column.tolist()}
-        for name, column in frame.items()
-    ]
+    """The body of a request to MLServer in the V2 protocol: text and gaps as BYTES, as V2 knows no missing number."""
+    inputs = []
+    for name, column in frame.items():
+        values = column.astype(object).where(column.notna(), None).tolist()
+        kind = "FP64" if column.dtype == float else "BYTES"
+        inputs.append({"name": name, "shape": [len(frame), 1], "datatype": kind, "data": values})
     return {"parameters": {"content_type": "pd"}, "inputs": inputs}

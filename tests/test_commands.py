@@ -10,7 +10,6 @@ from sklearn.datasets import load_breast_cancer
 from support import ROOT
 
 import servers
-import utils
 from notebook_tools import readme
 
 SHOWN = {
@@ -83,9 +82,10 @@ def words_of(command):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", RUN)
 def test_command(walkthrough, command):
-    frame = load_breast_cancer(as_frame=True).frame
+    bunch = load_breast_cancer(as_frame=True)
+    frame = bunch.frame.assign(target=bunch.target_names[bunch.target])
     frame.sample(100, random_state=0).to_csv(walkthrough.folder / "more.csv", index=False)
-    utils.add_features(frame).head(100).to_csv(walkthrough.folder / "in.csv", index=False)
+    frame.head(100).to_csv(walkthrough.folder / "in.csv", index=False)
     result = walkthrough.run(*words_of(command))
     assert result.returncode == 0, result.stderr
 

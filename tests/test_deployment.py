@@ -11,7 +11,6 @@ import pytest
 from support import Project, only_line, succeed, wait_until
 
 import config
-import data_files
 from benchmarks.rows import measure, write_data
 
 pytestmark = pytest.mark.slow
@@ -55,7 +54,7 @@ def patients(rows, seed):
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory):
-    """A project whose champion was trained on a file with words."""
+    """A project whose champion was trained on a file with words, and whose own code for features is gone since."""
     project = Project(tmp_path_factory.mktemp("deployed"))
     patients(4_000, 0).drop(columns="patient").to_csv(project.folder / "train.csv", index=False)
     data = ["--dataset", "train.csv", "--target", "outcome"]
@@ -63,7 +62,8 @@ def deployed(tmp_path_factory):
         project, ["data_preprocessing", *data], ["hyperparameters_tuning", "--n-trials", "1"], ["model_training"]
     )
     assert said == ["", "", ""]
-    project.client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, "1")
+    project.client.set_registered_model_alias(config.MODEL, config.CHAMPION, "1")
+    (project.folder / "steps" / "model_code.py").write_text("raise AssertionError('not the copy in the model')\n")
     return project
 
 
@@ -87,20 +87,23 @@ def scored(deployed):
 def test_scores_are_those_of_the_model(deployed, scored, monkeypatch):
     """Whatever the part that a row is in; words never seen are missing values."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", deployed.uri)
-    info = mlflow.models.get_model_info("models:/CancerModel@champion")
-    features, _ = data_files.encode(scored.drop(columns="outcome"), info.metadata)
-    wanted = mlflow.xgboost.load_model("models:/CancerModel@champion").predict_proba(features)[:, 1]
+    wanted = mlflow.pyfunc.load_model("models:/CancerModel@champion").predict(scored)
+    unseen = mlflow.pyfunc.load_model("models:/CancerModel@champion").predict(scored.loc[[3]].assign(ward=np.nan))
     for name in ["scores.csv", "from_parquet.csv"]:
         scores = pd.read_csv(deployed.folder / name)
-        np.testing.assert_allclose(scores.probability, wanted, rtol=0, atol=1e-6)
-        assert scores.prediction.tolist() == np.where(wanted > 0.5, *info.metadata["classes"][::-1]).tolist()
-    assert 0.2 < (scores.prediction == scored.outcome).mean() < 1
+        pd.testing.assert_frame_equal(scores[list(wanted)], wanted, check_dtype=False, rtol=0, atol=1e-6)
+        assert scores["probability of ill"][3] == pytest.approx(unseen["probability of ill"][0], abs=1e-6)
+    ill = scores["probability of ill"]
+    np.testing.assert_allclose(ill + scores["probability of well"], 1, atol=1e-6)
+    assert scores.prediction.tolist() == np.where(ill > 0.5, "ill", "well").tolist()
+    assert 0.6 < (scores.prediction == scored.outcome).mean() < 1
 
 
 def test_scores_stand_beside_what_tells_the_rows(deployed, scored):
     """The columns that the model does not use are those of the file, and the line is where the row begins."""
     scores = pd.read_csv(deployed.folder / "scores.csv", dtype=str)
-    assert list(scores) == ["line", "patient", "note", "outcome", "prediction", "probability"]
+    answers = ["prediction", "probability of well", "probability of ill"]
+    assert list(scores) == ["line", "patient", "note", "outcome", *answers]
     kept = ["patient", "note", "outcome"]
     pd.testing.assert_frame_equal(scores[kept], scored[kept].astype("str"))
     assert scores.line.astype(int).tolist() == list(range(2, 2 * len(scored) + 2, 2))
@@ -115,13 +118,30 @@ def test_run_of_a_scored_file(deployed, scored):
     digests = {run.data.tags["digest"] for run in runs.values()}
     assert len(digests) == 2
     for run in runs.values():
-        assert run.data.tags["model_version"] == "CancerModel 1"
+        assert run.data.tags["model_version"] == "models:/CancerModel/1"
         assert run.data.metrics["rows"] == len(scored)
+        assert run.data.metrics["largest_share_of_unseen_words"] == pytest.approx(1 / len(scored))
         assert run.inputs.dataset_inputs[0].dataset.digest == run.data.tags["digest"]
     run = next(run for name, run in runs.items() if name.endswith("new.csv"))
     logged = deployed.client.download_artifacts(run.info.run_id, "scores/scores.csv")
     with open(logged, "rb") as copy:
         assert copy.read() == (deployed.folder / "scores.csv").read_bytes()
+
+
+def test_what_looks_wrong_in_a_scored_file(deployed):
+    """Words that the model does not know, and one class for all rows, are said in a line each."""
+    same = patients(1, 8).assign(weight=110.0, ward="north").loc[[0] * 40]
+    same.to_csv(deployed.folder / "same.csv", index=False)
+    odd = same.assign(ward=["attic"] * 3 + ["north "] * 37)  # a blank makes no other word
+    odd.to_csv(deployed.folder / "odd.csv", index=False)
+    said = {}
+    for name in ["same", "odd"]:
+        step = deployed.step("batch_scoring", "--input", f"{name}.csv", "--output", f"{name}_out.csv")
+        said[name] = [line for line in succeed(step).splitlines() if line.startswith("WARNING")]
+    (one_class,) = said["same"]
+    assert "same.csv: all 40 rows got the same class" in one_class
+    assert "odd.csv: rows with a word that the model does not know: ward 7.5 %" in said["odd"][0]
+    assert deployed.newest("batch_scoring").data.metrics["largest_share_of_unseen_words"] == pytest.approx(3 / 40)
 
 
 def leftovers(project):
@@ -132,7 +152,7 @@ def test_wrong_input_for_scoring(deployed, scored):
     """One line, no file, no run; a file that was there stays as it was."""
     rows = patients(config.PART_ROWS + 10, 2)
     rows.head(3).drop(columns="ward").to_csv(deployed.folder / "short.csv", index=False)
-    rows.head(3).assign(probability=1).to_csv(deployed.folder / "again.csv", index=False)
+    rows.head(3).assign(**{"probability of ill": 1}).to_csv(deployed.folder / "again.csv", index=False)
     late = rows.astype({"dose": object})
     late.loc[len(late) - 1, "dose"] = "much"
     late.to_csv(deployed.folder / "late.csv", index=False)
@@ -143,10 +163,14 @@ def test_wrong_input_for_scoring(deployed, scored):
         "and output, another CSV file": [*good, "--output", "steps"],
         "none.csv: cannot be read: No such file": ["--input", "none.csv", *out],
         "models:/None/1 cannot be used": [*good, *out, "--model-uri", "models:/None/1"],
-        "it is no classifier": [*good, *out, "--model-uri", "models:/CancerModelBooster/1"],
+        "models:/CancerModelBooster/1 cannot be used": [*good, *out, "--model-uri", "models:/CancerModelBooster/1"],
         "short.csv: lacks columns that the model needs: `ward`": ["--input", "short.csv", *out],
-        "again.csv: has columns that the result will have: {'probability'}": ["--input", "again.csv", *out],
-        f"late.csv: no number among numbers, or too large: line {len(late) + 1}": ["--input", "late.csv", *out],
+        "again.csv: has columns that the result will have: {'probability of ill'}": ["--input", "again.csv", *out],
+        f"late.csv: not of its column's kind, or too large: line {len(late) + 1}, column `dose`: 'much'": [
+            "--input",
+            "late.csv",
+            *out,
+        ],
         "no/out.csv: cannot be written: No such file": [*good, "--output", "no/out.csv"],
     }
     before, files = (deployed.folder / "scores.csv").read_bytes(), leftovers(deployed)
@@ -177,7 +201,7 @@ def test_interrupted_scoring(deployed):
     assert not (deployed.folder / "long_scores.csv").exists()
 
 
-@pytest.mark.parametrize("rows", [200_000, pytest.param(1_000_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rows", [200_000, pytest.param(1_000_000, marks=pytest.mark.weekly)])
 def test_memory_of_scoring(trained, tmp_path, rows, monkeypatch):
     """A longer file needs no more: its numbers alone would be 50 MB, or 250."""
     project = trained.copy(tmp_path)
@@ -211,6 +235,7 @@ def test_no_drift(deployed):
     """Neither in many rows that differ a little, though by no chance, nor in a few that differ by chance."""
     many = patients(20_000, 4)
     many["height"] += 1.5
+    many["ward"] += " "
     many.to_csv(deployed.folder / "many.csv", index=False)
     patients(30, 5).to_parquet(deployed.folder / "few.parquet")
     succeed(deployed.mlflow_run("drift-check", input="many.csv"))
@@ -219,9 +244,10 @@ def test_no_drift(deployed):
     tags, metrics, table = drift_of(deployed, "many.csv")
     assert tags["drift"] == "no"
     assert (metrics["rows"], metrics["drifted_columns"]) == (20_000, 0)
-    assert set(table.index) == {"weight", "dose", "height", "ward", "unit", "probability of well"}
+    assert set(table.index) == {"weight", "dose", "height", "ward", "unit", "probability of ill"}
     assert table.p_value["height"] < 0.001 and 0.05 < table.distance["height"] < config.DRIFT["distance"]
     assert table.distance["unit"] == 0
+    assert table.distance["ward"] < 0.05 and table.unseen_words["ward"] == 0
 
     tags, metrics, table = drift_of(deployed, "few.parquet")
     assert tags["drift"] == "no"
@@ -244,7 +270,7 @@ def test_drift(deployed):
     assert not any(run_steps(deployed, *(["drift_check", "--input", name] for name in changed)))
     found = {name: drift_of(deployed, name) for name in changed}
     assert {tags["drift"] for tags, _, _ in found.values()} == {"yes"}
-    columns = {name: set(table.index[table.drift]) - {"probability of well"} for name, (_, _, table) in found.items()}
+    columns = {name: set(table.index[table.drift]) - {"probability of ill"} for name, (_, _, table) in found.items()}
     assert columns == {
         "scale.csv": {"weight"},
         "shares.csv": {"ward"},
@@ -258,7 +284,7 @@ def test_drift(deployed):
     assert found["unseen.csv"][1]["largest_share_of_unseen_words"] == pytest.approx(36 / 500)
     missing = found["missing.csv"][2].loc["dose"]
     assert missing.missing_before == pytest.approx(0.1, abs=0.02) and missing.missing_now > 0.25
-    assert found["answers.csv"][2].drift["probability of well"]
+    assert found["answers.csv"][2].drift["probability of ill"]
 
 
 def test_wrong_input_for_the_check(deployed):
@@ -272,7 +298,12 @@ def test_wrong_input_for_the_check(deployed):
         "narrow.csv: lacks columns that the model needs: `dose`, `ward`": ["--input", "narrow.csv"],
         "none.csv: cannot be read: No such file": ["--input", "none.csv"],
         "models:/None/1 cannot be used": ["--input", "right.csv", "--model-uri", "models:/None/1"],
-        "is no classifier": ["--input", "right.csv", "--model-uri", "models:/CancerModelBooster/1"],
+        "models:/CancerModelBooster/1 cannot be used": [
+            "--input",
+            "right.csv",
+            "--model-uri",
+            "models:/CancerModelBooster/1",
+        ],
     }
     runs = len(deployed.runs(status=None))
     said = run_steps(deployed, *(["drift_check", *options] for options in cases.values()))
@@ -280,3 +311,14 @@ def test_wrong_input_for_the_check(deployed):
         assert words in line
         assert "\n" not in line
     assert len(deployed.runs(status=None)) == runs
+
+
+def test_check_without_the_training_data(deployed):
+    """A model of another place: its run does not say which data it was trained on."""
+    patients(50, 7).to_csv(deployed.folder / "right.csv", index=False)
+    run = deployed.newest("model_training")
+    deployed.client.delete_tag(run.info.run_id, "data_run_id")
+    (said,) = run_steps(deployed, ["drift_check", "--input", "right.csv"])
+    deployed.client.set_tag(run.info.run_id, "data_run_id", run.data.tags["data_run_id"])
+    assert "models:/CancerModel@champion was not trained here" in said
+    assert "\n" not in said

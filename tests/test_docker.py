@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import requests
 import yaml
-from support import PIPELINE, ROOT, Project
+from support import PIPELINE, ROOT, Project, v2_request
 
 import config
 import servers
@@ -25,7 +25,7 @@ import utils
 IMAGES = {"mlproject_docker": "mlproject", "docker/mlserve": "mlserver"}
 TRACKING, OWN_SERVER = "docker/tracking", "docker/server"  # these use the first image
 STEPS = {"pipeline", *PIPELINE}
-CHAMPION_URI = f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"
+CHAMPION_URI = f"models:/{config.MODEL}@{config.CHAMPION}"
 PASSWORD = "p:w@d/%1"  # must not end up in an address, where it would need quoting
 # The files in the project must belong to the user who starts the containers; for root we take somebody else.
 USER = (os.getuid(), os.getgid()) if hasattr(os, "getuid") and os.getuid() else (1234, 1234)
@@ -225,7 +225,7 @@ class TestPipeline:
         (search,) = pipeline.runs("tags.step = 'hyperparameters_tuning'")
         assert len(pipeline.runs(f"tags.mlflow.parentRunId = '{search.info.run_id}'")) == 2
         registry = pipeline.registry()
-        assert registry[config.CLASSIFIER_MODEL] == ([1], {config.CHAMPION: 1})
+        assert registry[config.MODEL] == ([1], {config.CHAMPION: 1})
         assert registry[config.BOOSTER_MODEL] == ([1], {})
 
     def test_files_belong_to_the_user(self, pipeline):
@@ -271,17 +271,13 @@ class TestServer:
     def test_answers_as_the_model_does(self, server, champion):
         rows, answers = champion
         response = requests.post(f"{server.url}/invocations", json=utils.as_request(rows), timeout=60)
-        assert response.json()["predictions"] == answers.tolist()
+        assert response.json()["predictions"] == answers.to_dict("records")
 
     def test_answers_in_the_v2_protocol(self, server, champion):
         rows, answers = champion
-        inputs = [
-            {"name": name, "datatype": "FP64", "shape": [len(rows), 1], "data": column.tolist()}
-            for name, column in rows.items()
-        ]
-        body = {"parameters": {"content_type": "pd"}, "inputs": inputs}
-        response = requests.post(f"{server.url}/v2/models/cancer-model/infer", json=body, timeout=60)
-        assert response.json()["outputs"][0]["data"] == answers.tolist()
+        url = f"{server.url}/v2/models/cancer-model/infer"
+        outputs = requests.post(url, json=v2_request(rows), timeout=60).json()["outputs"]
+        assert {output["name"]: output["data"] for output in outputs} == answers.to_dict("list")
 
     def test_metrics(self, server):
         assert "python_info" in requests.get(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=60).text
@@ -321,8 +317,8 @@ class TestOwnServer:
             records = rows.astype(object).where(rows.notna(), None).to_dict("records")
             url = f"http://127.0.0.1:{pipeline.own_port}/invocations"
             answer = requests.post(url, json={"dataframe_records": records}, timeout=60).json()
-            assert answer["predictions"] == answers.tolist()
-            assert answer["version"] == pipeline.registry()[config.CLASSIFIER_MODEL][1][config.CHAMPION]
+            assert answer["predictions"] == answers["prediction"].tolist()
+            assert answer["version"] == pipeline.registry()[config.MODEL][1][config.CHAMPION]
             ports = ask("docker", "inspect", "--format", "{{json .NetworkSettings.Ports}}", container)[1]
             published = [(at["HostIp"], int(at["HostPort"])) for at in yaml.safe_load(ports)["8000/tcp"]]
             assert published == [("127.0.0.1", pipeline.own_port)]

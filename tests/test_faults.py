@@ -153,7 +153,7 @@ def test_old_file_store(folder, uri):
 @pytest.mark.parametrize("uri", ["127.0.0.1:5000", "localhost:5000/"])
 def test_address_without_http(folder, uri):
     mlflow.set_tracking_uri(uri)
-    assert said_of_store(folder).endswith(f"begins with http://: http://{uri}")
+    assert said_of_store(folder).startswith(f"{uri}: the store cannot be used. ")
 
 
 def test_missing_driver(folder):
@@ -288,7 +288,7 @@ def test_interrupted_plain_step(project):
     process = project.start("python", "-m", "steps.data_evaluation")
     evaluating = lambda: project.newest("data_evaluation", "RUNNING").inputs.dataset_inputs  # noqa: E731
     interrupt(project, process, "data_evaluation", signal.SIGTERM, evaluating)
-    assert project.registry()[config.CLASSIFIER_MODEL] == ([1], {})
+    assert project.registry()[config.MODEL] == ([1], {})
 
 
 @pytest.mark.slow
@@ -324,9 +324,7 @@ def test_interrupted_while_a_trial_begins(project):
 
 @pytest.mark.slow
 def test_interrupted_server_step(project):
-    process = project.start(
-        "python", "-m", "steps.model_serving", "--model-uri", f"models:/{config.CLASSIFIER_MODEL}/1"
-    )
+    process = project.start("python", "-m", "steps.model_serving", "--model-uri", f"models:/{config.MODEL}/1")
     interrupt(
         project,
         process,
@@ -395,11 +393,11 @@ def contents(run):
 
 
 @pytest.mark.slow
-@pytest.mark.nightly
+@pytest.mark.weekly
 @pytest.mark.parametrize("step", FOR_KILLS)
 def test_killed_at_random(project, step):
     """Three times, at any moment from the beginning of its work to the time when that would have ended."""
-    project.client.set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, "1")
+    project.client.set_registered_model_alias(config.MODEL, config.CHAMPION, "1")
     rows = load_breast_cancer(as_frame=True).data
     rows.to_csv(project.folder / "rows.csv", index=False)
     scores = project.folder / "scores.csv"
@@ -435,7 +433,7 @@ def test_killed_at_random(project, step):
 
 
 @pytest.mark.slow
-@pytest.mark.nightly
+@pytest.mark.weekly
 def test_killed_pipeline(project):
     """The step at hand still ends, no further one begins."""
     known = len(project.runs("tags.step = 'hyperparameters_tuning'"))
@@ -450,7 +448,7 @@ def test_killed_pipeline(project):
             member.kill()
     assert len(project.runs("tags.step = 'hyperparameters_tuning'")) == known + 1
     assert [run.data.tags["step"] for run in project.runs(status="RUNNING")] == ["pipeline"]
-    assert project.registry()[config.CLASSIFIER_MODEL] == ([1], {})
+    assert project.registry()[config.MODEL] == ([1], {})
 
 
 # --- Servers

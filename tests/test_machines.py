@@ -92,7 +92,7 @@ def test_steps_past_a_proxy(trained, tmp_path):
     """Our own requests to a server on this machine, and MLflow's to a local tracking server."""
     proxy = {"HTTP_PROXY": DEAD, "http_proxy": DEAD, "NO_PROXY": "", "no_proxy": "corp.example"}
     project = trained.copy(tmp_path)
-    succeed(project.step("model_serving", "--model-uri", f"models:/{config.CLASSIFIER_MODEL}/1", **proxy))
+    succeed(project.step("model_serving", "--model-uri", f"models:/{config.MODEL}/1", **proxy))
     with tracking_server(f"sqlite:///{tmp_path}/server.db", tmp_path / "artifacts") as address:
         succeed(project.step("data_preprocessing", MLFLOW_TRACKING_URI=address, **proxy))
 
@@ -239,11 +239,11 @@ def assert_walked_through(result, project, version):
     notebook = nbformat.read(project.folder / "modeling.ipynb", as_version=4)
     assert notebook.metadata.language_info.version.startswith(f"{version}.")
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
-    assert config.CHAMPION in project.registry()[config.CLASSIFIER_MODEL][1]
+    assert config.CHAMPION in project.registry()[config.MODEL][1]
 
 
 @pytest.mark.slow
-@pytest.mark.nightly
+@pytest.mark.weekly
 @pytest.mark.parametrize(
     "version", [pytest.param(version, marks=pytest.mark.xdist_group(version)) for version in ["3.12", "3.13"]]
 )
@@ -254,7 +254,7 @@ def test_walkthrough_with_another_python(tmp_path, version):
 
 
 @pytest.mark.slow
-@pytest.mark.nightly
+@pytest.mark.weekly
 @pytest.mark.xdist_group("fresh machine")
 def test_walkthrough_on_a_fresh_machine(tmp_path):
     """A Debian with nothing but the Python of today, make and git, as a user who is not root."""

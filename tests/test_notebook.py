@@ -1,12 +1,16 @@
 """The whole notebook runs, and the store holds afterwards what the text promises."""
 
 import json
+import re
 import sys
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import xgboost as xgb
+from sklearn.datasets import load_breast_cancer
+from sklearn.model_selection import train_test_split
 
 import config
 
@@ -22,7 +26,7 @@ STEPS = {
     "model_customization": "Model_Customization",
     "model_serving": "Model_Serving",
 }
-RANGES = {"max_depth": (2, 8), "alpha": (0.001, 0.05), "learning_rate": (0.005, 0.5), "num_boost_round": (30, 300)}
+RANGES = {"max_depth": (2, 3), "learning_rate": (0.05, 0.15), "subsample": (0.5, 0.7), "colsample_bytree": (0.15, 0.4)}
 
 
 def first(project, step):
@@ -48,7 +52,7 @@ def test_no_cell_failed_and_nothing_warned(walkthrough):
     assert all(cell.execution_count for cell in cells)
     failed = [cell for cell in cells if any(output.output_type == "error" for output in cell.outputs)]
     wanted = [cell for cell in cells if "raises-exception" in cell.metadata.get("tags", [])]
-    assert failed == wanted and len(wanted) == 3
+    assert failed == wanted and len(wanted) == 4
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert "Warning" not in text
     assert "Traceback" not in text
@@ -59,9 +63,9 @@ def test_no_cell_failed_and_nothing_warned(walkthrough):
 
 def test_notebook_and_scripts_made_runs(walkthrough):
     steps = [run.data.tags["step"] for run in walkthrough.made if "step" in run.data.tags]
-    # once in the notebook's cells, once in its pipeline, once in the pipeline in an environment of its own
-    assert {step: steps.count(step) for step in STEPS} == dict.fromkeys(STEPS, 3)
-    assert steps.count("pipeline") == 2
+    # once in the notebook's cells, once in its pipeline; the pipeline in an environment of its own has its own store
+    assert {step: steps.count(step) for step in STEPS} == dict.fromkeys(STEPS, 2)
+    assert steps.count("pipeline") == 1
     names = {run.data.tags["step"]: run.info.run_name for run in walkthrough.made if "step" in run.data.tags}
     assert names == STEPS | {"pipeline": "Pipeline"}
     assert {run.info.status for run in walkthrough.made} == {"FINISHED"}
@@ -69,31 +73,39 @@ def test_notebook_and_scripts_made_runs(walkthrough):
     assert {run.info.experiment_id for run in walkthrough.made} == {experiment.experiment_id}
 
 
+def frame_of(project, run, name):
+    """A data set of the preparation, as it was logged."""
+    return pd.read_csv(project.client.download_artifacts(run.info.run_id, f"datasets/{name}.csv"))
+
+
 def test_baseline(walkthrough):
-    """It is a run like any other, with its data and its model, and the search has beaten it."""
+    """It is a run like any other, with its data and its model, trained on the rows that the preparation trains on."""
     (run,) = walkthrough.runs("attributes.run_name = 'Baseline'")
-    assert [logged.dataset.name for logged in run.inputs.dataset_inputs] == ["train"]
+    # and with what it was evaluated on, later
+    assert {logged.dataset.name for logged in run.inputs.dataset_inputs} == {"train", "features", "test"}
     assert len(run.outputs.model_outputs) == 1
-    assert 0.9 < run.data.metrics["accuracy"] < 1
-    search = first(walkthrough, "hyperparameters_tuning")
-    assert search.data.metrics["logloss"] < run.data.metrics["logloss"]
+    assert 0.9 < run.data.metrics["cv_accuracy"] < 1
+    X, y = load_breast_cancer(return_X_y=True, as_frame=True)
+    X_train, _, y_train, _ = train_test_split(X, 1 - y, test_size=0.33, stratify=1 - y, random_state=42)
+    train = frame_of(walkthrough, first(walkthrough, "data_preprocessing"), "train")
+    assert (train.pop("target") == "malignant").astype(int).tolist() == y_train.tolist()
+    pd.testing.assert_frame_equal(train, X_train.reset_index(drop=True))
 
 
 def test_data_preparation(walkthrough):
     run = first(walkthrough, "data_preprocessing")
-    assert run.data.metrics == {"full_rows": 569, "train_rows": 381, "test_rows": 188}
+    rows = {"full_rows": 569, "train_rows": 381, "test_rows": 188, "test_rows_in_training": 0}
+    assert run.data.metrics == rows
     assert run.data.params["test_size"] == "0.33"
-    assert json.loads(run.data.tags["classes"]) == [0, 1]
-    frames = {}
-    for split in ["train", "test"]:
-        path = walkthrough.client.download_artifacts(run.info.run_id, f"datasets/{split}.csv")
-        frames[split] = pd.read_csv(path)
+    assert json.loads(run.data.tags["classes"]) == ["benign", "malignant"]
+    frames = {split: frame_of(walkthrough, run, split) for split in ["train", "test"]}
     data = pd.concat(frames.values())
-    assert data.shape == (569, 32)
+    assert data.shape == (569, 31)  # as it stands in the file
     assert data.duplicated().sum() == 0
-    ratio = data["mean symmetry"] / data["mean texture"]
-    pd.testing.assert_series_equal(data["symmetry per texture"], ratio, check_names=False, rtol=1e-15)
-    assert abs(frames["train"].target.mean() - frames["test"].target.mean()) < 0.005
+    types = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/types.json")
+    assert types == [{"name": name, "kind": "number"} for name in data.columns.drop("target")]
+    malignant = [(frame.target == "malignant").mean() for frame in frames.values()]
+    assert abs(malignant[0] - malignant[1]) < 0.005
     digests = {}
     for logged in run.inputs.dataset_inputs:
         profile = json.loads(logged.dataset.profile)
@@ -101,7 +113,7 @@ def test_data_preparation(walkthrough):
         digests[logged.dataset.name] = logged.dataset.digest
     assert set(digests) == {"train", "test"}
     assert digests["train"] != digests["test"]
-    assert f"381 training rows, digest {digests['train']}, class 1 is 1" in run.data.tags["data"]
+    assert f"381 training rows, digest {digests['train']}, class 1 is 'malignant'" in run.data.tags["data"]
 
 
 def test_tuning(walkthrough):
@@ -111,32 +123,37 @@ def test_tuning(walkthrough):
     for trial in trials:
         for name, (low, high) in RANGES.items():
             assert low <= float(trial.data.params[name]) <= high
-        last = {}
+        rounds = int(trial.data.metrics["num_boost_round"])
         for name in ["auc", "logloss"]:
             history = walkthrough.client.get_metric_history(trial.info.run_id, name)
-            assert sorted(metric.step for metric in history) == list(range(int(trial.data.params["num_boost_round"])))
-            last[name] = max(history, key=lambda metric: metric.step).value
-        assert 0.5 < last["auc"] <= 1
+            assert sorted(metric.step for metric in history) == list(range(1, rounds + 1))
+            if name == "logloss":  # the last round is the best one
+                assert min(metric.value for metric in history) == trial.data.metrics["logloss"]
+        assert 0.5 < trial.data.metrics["auc"] <= 1
         assert 0.5 < trial.data.metrics["accuracy"] <= 1
-        trial.logloss = last["logloss"]
-    best = min(trials, key=lambda trial: trial.logloss)
-    assert run.data.metrics["logloss"] == best.logloss
-    assert run.data.metrics["accuracy"] == best.data.metrics["accuracy"]
+    best = min(trials, key=lambda trial: trial.data.metrics["logloss"])
+    for name in ["logloss", "accuracy", "auc"]:
+        assert run.data.metrics[name] == best.data.metrics[name]
     assert {name: run.data.params[name] for name in RANGES} == {name: best.data.params[name] for name in RANGES}
+    assert int(run.data.params["num_boost_round"]) == best.data.metrics["num_boost_round"]
     plots = {artifact.path for artifact in walkthrough.client.list_artifacts(run.info.run_id, "plots")}
-    assert plots == {"plots/optimization_history.png", "plots/param_importances.png"}
+    assert plots == {f"plots/{name}.png" for name in ["optimization_history", "param_importances", "best_trial"]}
     assert "system/cpu_utilization_percentage" in run.data.metrics
     assert run.data.tags["data_run_id"] == first(walkthrough, "data_preprocessing").info.run_id
     assert "study" not in run.data.tags  # it was in memory
 
 
-def test_same_seed_same_trials(walkthrough):
-    """The search of the notebook and those of the pipelines saw the same data: they made the same trials."""
-    alone = walkthrough.runs("tags.step = 'hyperparameters_tuning'")[-3:]
-    params = [{run.info.run_name: run.data.params for run in trials_of(walkthrough, run)} for run in alone]
-    assert [len(trials) for trials in params] == [3, 30, 30]
-    assert params[1] == params[2]
-    assert all(params[0][name] == params[1][name] for name in params[0])
+def test_pipeline_comes_to_the_same_model(walkthrough):
+    """The search of the notebook and that of its pipeline: the same trials, parameters, model and numbers."""
+    searches = walkthrough.runs("tags.step = 'hyperparameters_tuning'")[-2:]
+    params = [{run.info.run_name: run.data.params for run in trials_of(walkthrough, run)} for run in searches]
+    assert len(params[0]) == 30
+    assert params[0] == params[1]
+    runs = walkthrough.runs("tags.step = 'data_evaluation'")
+    assert len(runs) == 2
+    for name in ["log_loss", "roc_auc", "recall_score", "guessing_log_loss"]:
+        assert runs[0].data.metrics[name] == runs[1].data.metrics[name]
+    assert runs[0].data.metrics["loss_above_champion"] == 0
 
 
 def test_training(walkthrough):
@@ -151,84 +168,150 @@ def test_training(walkthrough):
         for some in [data_run, run]
     ]
     assert digests[0] == digests[1]
-    for name in ["max_depth", "alpha", "learning_rate"]:
+    for name in [*RANGES, "num_boost_round"]:
         assert float(run.data.params[name]) == float(tuning_run.data.params[name])
-    # autologging: metrics of every round on both parts of the training data, and the importance plot
-    history = walkthrough.client.get_metric_history(run.info.run_id, "validation-logloss")
-    assert config.EARLY_STOPPING_ROUNDS < len(history) <= int(tuning_run.data.params["num_boost_round"])
-    assert len(history) == len(walkthrough.client.get_metric_history(run.info.run_id, "train-logloss"))
-    # both models keep the rounds up to the best one
-    rounds = int(np.argmin([metric.value for metric in sorted(history, key=lambda metric: metric.step)])) + 1
-    booster, classifier = (
-        mlflow.xgboost.load_model(str(walkthrough.model_folder(name, 1)))
-        for name in [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL]
-    )
-    assert booster.num_boosted_rounds() == classifier.get_booster().num_boosted_rounds() == rounds
+    # autologging: metrics of every round on all training rows, and the importance plot
+    rounds = int(tuning_run.data.params["num_boost_round"])
+    assert len(walkthrough.client.get_metric_history(run.info.run_id, "train-logloss")) == rounds
+    booster, version = (walkthrough.model_folder(name, 1) for name in [config.BOOSTER_MODEL, config.MODEL])
+    booster = mlflow.xgboost.load_model(str(booster))
+    model = mlflow.pyfunc.load_model(str(version)).unwrap_python_model()
+    assert booster.num_boosted_rounds() == model.classifier.get_booster().num_boosted_rounds() == rounds
+    # one model in two forms
+    values = model.features(frame_of(walkthrough, data_run, "train"))
+    equal = booster.predict(xgb.DMatrix(values)) == model.classifier.predict_proba(values)[:, 1]
+    assert equal.all()
+    # what MLflow's page of each model shows of the training is its last round
+    last = walkthrough.client.get_metric_history(run.info.run_id, "train-logloss")[-1]
+    for output in run.outputs.model_outputs:
+        metrics = walkthrough.client.get_logged_model(output.model_id).metrics
+        shown = [metric for metric in metrics if metric.key == "train-logloss"]
+        assert [(metric.value, metric.step) for metric in shown] == [(last.value, rounds - 1)]
     files = {artifact.path for artifact in walkthrough.client.list_artifacts(run.info.run_id)}
     assert "feature_importance_weight.png" in files
     # the test set stays unseen until the evaluation
     assert not [name for name in run.data.metrics if "test" in name]
 
 
-@pytest.mark.parametrize("name", [config.BOOSTER_MODEL, config.CLASSIFIER_MODEL])
-def test_registered_model(walkthrough, name):
+def test_registered_model(walkthrough, monkeypatch):
     made = {run.info.run_id for run in walkthrough.made}  # by the notebook, not by the chapters
-    versions = walkthrough.client.search_model_versions(f"name = '{name}'")
-    versions = [version for version in versions if version.run_id in made]
-    assert len(versions) == (4 if name == config.CLASSIFIER_MODEL else 3)  # with the one that fails at the gate
-    version = min(versions, key=lambda v: int(v.version))
-    assert version.run_id == first(walkthrough, "model_training").info.run_id
-    assert version.tags == {"class_0": "0", "class_1": "1"}
-    mlflow.set_tracking_uri(f"sqlite:///{walkthrough.folder}/mlflow.db")
-    try:
-        uri = f"models:/{name}/{version.version}"
-        info = mlflow.models.get_model_info(uri)
-        assert len(info.signature.inputs) == 31
-        assert all(column.required for column in info.signature.inputs)
-        assert info.metadata["classes"] == [0, 1]
-        assert info.metadata["words"] == {}
-        assert info.saved_input_example_info
-        requirements = (mlflow.artifacts.load_text(f"{uri}/requirements.txt")).split()
-        assert [line.split("==")[0] for line in requirements][0] == "mlflow"
-        assert len(requirements) == 4
-        data_run = first(walkthrough, "data_preprocessing")
-        test = pd.read_csv(walkthrough.client.download_artifacts(data_run.info.run_id, "datasets/test.csv"))
-        predicted = mlflow.pyfunc.load_model(uri).predict(test.drop(columns="target"))
-        assert ((predicted > 0.5) == test.target).mean() > 0.9
-    finally:
-        mlflow.set_tracking_uri(None)
+    versions = {
+        name: [v for v in walkthrough.client.search_model_versions(f"name = '{name}'") if v.run_id in made]
+        for name in [config.MODEL, config.BOOSTER_MODEL]
+    }
+    # with the two that fail at the gate
+    assert {name: len(found) for name, found in versions.items()} == {config.MODEL: 4, config.BOOSTER_MODEL: 2}
+    training = first(walkthrough, "model_training").info.run_id
+    verdicts = {int(v.version): v.tags["gate"] for v in versions[config.MODEL]}
+    assert verdicts[1] == verdicts[4] == "passed"
+    assert verdicts[2].startswith("failed: ") and "Recall of malignant" in verdicts[2]
+    assert verdicts[3].startswith("failed: Its log loss on the same rows is ")
+    folder = walkthrough.model_folder(config.MODEL, 1)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", walkthrough.uri)
+    info = mlflow.models.get_model_info(str(folder))
+    assert info.run_id == training
+    assert len(info.signature.inputs) == 30
+    assert all(column.required for column in info.signature.inputs)
+    assert info.signature.outputs.input_names() == [
+        *["prediction", "probability of benign", "probability of malignant"]
+    ]
+    assert info.metadata["classes"] == ["benign", "malignant"]
+    assert info.saved_input_example_info
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert [line.split("==")[0] for line in requirements][0] == "mlflow"
+    assert len(requirements) == 4
+    test = frame_of(walkthrough, first(walkthrough, "data_preprocessing"), "test")
+    predicted = mlflow.pyfunc.load_model(str(folder)).predict(test.drop(columns="target"))
+    assert (predicted["prediction"] == test.target).mean() > 0.9
 
 
 def test_evaluation_and_champion(walkthrough):
-    runs = walkthrough.runs("tags.step = 'data_evaluation'")[-3:]
-    run = runs[-1]
-    for name, least in config.THRESHOLDS.items():
-        assert run.data.metrics[name] >= least
+    second, run = walkthrough.runs("tags.step = 'data_evaluation'")
     names = {artifact.path for artifact in walkthrough.client.list_artifacts(run.info.run_id)}
-    wanted = ["roc_curve_plot", "precision_recall_curve_plot", "confusion_matrix", "shap_beeswarm_plot"]
+    wanted = ["roc_curve_plot", "precision_recall_curve_plot", "confusion_matrix", "shap_summary"]
     assert {f"{name}.png" for name in wanted} <= names
-    assert run.data.tags["gate"] == "passed"
     assert run.data.tags["training_run_id"] == first(walkthrough, "model_training").info.run_id
-    # the later evaluations compared with the champion, in a nested run
-    nested = trials_of(walkthrough, runs[-2])
-    assert [n.info.run_name for n in nested] == ["Champion_Version_1"]
-    assert "roc_auc" in nested[0].data.metrics
-    passed = [int(r.data.tags["model_version"]) for r in runs if r.data.tags["gate"] == "passed"]
-    assert walkthrough.registry()[config.CLASSIFIER_MODEL][1] == {config.CHAMPION: max(passed)}
+    tags = ["gate", "model_version", "champion_before", "champion_after"]
+    assert [run.data.tags[name] for name in tags] == ["passed", "1", "None", "1"]
+    assert [second.data.tags[name] for name in tags] == ["passed", "4", "1", "4"]
+    # the second one compared with the champion, in a nested run
+    (nested,) = trials_of(walkthrough, second)
+    assert nested.info.run_name == "Champion_Version_1"
+    assert nested.data.metrics["log_loss"] == run.data.metrics["log_loss"]
+    assert walkthrough.registry()[config.MODEL][1] == {config.CHAMPION: 4}
+
+
+def test_numbers_are_those_of_the_models(walkthrough):
+    """What MLflow holds for each logged model on the test set is what the model's answers give."""
+    run = first(walkthrough, "data_evaluation")
+    data_run = first(walkthrough, "data_preprocessing")
+    digest = next(item.dataset.digest for item in data_run.inputs.dataset_inputs if item.dataset.name == "test")
+    test = frame_of(walkthrough, data_run, "test")
+    label = test.target == "malignant"
+
+    def mean_loss(probability):
+        right = np.where(label, probability, 1 - probability)
+        return float(-np.log(right).mean())
+
+    found = {
+        logged.name: {metric.key: metric.value for metric in logged.metrics if metric.dataset_digest == digest}
+        for logged in walkthrough.client.search_logged_models(
+            [run.info.experiment_id], datasets=[{"dataset_name": "test", "dataset_digest": digest}]
+        )
+    }
+    assert set(found) == {"baseline", "tuned", "Too_Simple", "Too_Early"}
+    share = (frame_of(walkthrough, data_run, "train").target == "malignant").mean()
+    assert run.data.metrics["guessing_log_loss"] == pytest.approx(mean_loss(share))
+    for number, name in [(1, "tuned"), (2, "Too_Simple"), (3, "Too_Early")]:
+        model = mlflow.pyfunc.load_model(str(walkthrough.model_folder(config.MODEL, number)))
+        answer = model.predict(test.drop(columns="target"))
+        assert found[name]["log_loss"] == pytest.approx(mean_loss(answer["probability of malignant"]), abs=1e-6)
+        assert found[name]["false_negatives"] == (label & (answer.prediction == "benign")).sum()
+        assert found[name]["false_positives"] == (~label & (answer.prediction == "malignant")).sum()
+        assert found[name]["recall_score"] == pytest.approx((answer.prediction[label] == "malignant").mean())
+    assert found["tuned"]["recall_score"] >= config.LEAST_RECALL["malignant"] > found["Too_Simple"]["recall_score"]
+    assert found["tuned"]["log_loss"] < found["Too_Early"]["log_loss"] < run.data.metrics["guessing_log_loss"]
+    gain = run.data.metrics["gain_over_guessing"]
+    assert gain == pytest.approx(run.data.metrics["guessing_log_loss"] - found["tuned"]["log_loss"], abs=1e-6)
+    assert gain > config.GAIN_ERRORS * run.data.metrics["gain_over_guessing_standard_error"] > 0
+
+
+def test_page_and_store_agree(walkthrough):
+    """Each number about the models on the page is one that MLflow holds."""
+    run = first(walkthrough, "data_evaluation")
+    (baseline,) = walkthrough.runs("attributes.run_name = 'Baseline'")
+    page = (walkthrough.folder / "README.md").read_text()
+    text = "".join(
+        str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
+        for cell in walkthrough.executed.cells
+        for output in cell.get("outputs", [])
+    )
+    held = {
+        round(metric.value, 4)
+        for logged in walkthrough.client.search_logged_models([run.info.experiment_id])
+        for metric in logged.metrics or []
+    } | {round(value, 4) for value in [*run.data.metrics.values(), *baseline.data.metrics.values()]}
+    (table,) = [block for block in page.split("\n\n") if "false_negatives" in block and "Too_Simple" in block]
+    numbers = [float(number) for number in re.findall(r"\d+\.\d+", table)]
+    assert len(numbers) > 20
+    assert set(numbers) <= held
+    for line in re.findall(r".*The baseline's log loss is .*", page):
+        assert line in text
+        assert {float(number) for number in re.findall(r"-?\d\.\d{4}", line)} <= held
 
 
 def test_pipeline_runs_are_nested(walkthrough):
-    """All steps, in order; and each served the version that its own pipeline had trained."""
-    for pipeline in walkthrough.runs("tags.step = 'pipeline'"):
-        nested = {run.data.tags["step"]: run for run in reversed(trials_of(walkthrough, pipeline))}
-        assert list(nested) == list(STEPS)
-        evaluated = nested["data_evaluation"].data.tags["model_version"]
-        assert nested["model_serving"].data.params["model_uri"] == f"models:/{config.CLASSIFIER_MODEL}/{evaluated}"
+    """All steps, in order; and it served the version that it had trained."""
+    (pipeline,) = walkthrough.runs("tags.step = 'pipeline'")
+    nested = {run.data.tags["step"]: run for run in reversed(trials_of(walkthrough, pipeline))}
+    assert list(nested) == list(STEPS)
+    evaluated = nested["data_evaluation"].data.tags["model_version"]
+    assert nested["model_serving"].data.params["model_uri"] == f"models:/{config.MODEL}/{evaluated}"
 
 
 @pytest.mark.nightly
 def test_on_data_of_ones_own(empty_project):
-    """The notebook runs to its end on words, dates, gaps and a target of another name that no model learns well."""
+    """The notebook runs to its end on words, dates, gaps and a target of another name."""
     rng = np.random.default_rng(0)
     rows = 300
     frame = pd.DataFrame(
@@ -250,7 +333,6 @@ def test_on_data_of_ones_own(empty_project):
     for old, new in [
         ("= 0.33, None, None, None\n", '= 0.33, "passengers.csv", "survived", "no"\n'),
         ("storage, study_name = 30, None", "storage, study_name = 2, None"),
-        ('"n-trials": 3,', '"n-trials": 1,'),
     ]:
         assert text.count(old) == 1
         text = text.replace(old, new)
@@ -260,7 +342,7 @@ def test_on_data_of_ones_own(empty_project):
     for run in empty_project.runs("tags.step = 'data_preprocessing'"):
         assert "passengers.csv, 201 training rows" in run.data.tags["data"]
         assert run.data.tags["data"].endswith("class 1 is 'no'")
+    # it is better than guessing, and there is no limit of recall for these classes
     evaluations = empty_project.runs("tags.step = 'data_evaluation'")
-    assert [run.data.tags["gate"] for run in evaluations] == ["failed"] * 3
-    # by hand, so that the sections on serving have a champion to show
-    assert empty_project.registry()[config.CLASSIFIER_MODEL][1] == {config.CHAMPION: 1}
+    assert [run.data.tags["gate"] for run in evaluations] == ["passed"] * 2
+    assert empty_project.registry()[config.MODEL][1] == {config.CHAMPION: 4}

@@ -24,7 +24,7 @@ def test_pages_are_what_the_notebooks_say(capsys):
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ('"metrics": ["error", "auc", "logloss"]', '"metrics": ["auc"]', "is not in it"),
+        ('metrics=["error", "auc", "logloss"]', 'metrics=["auc"]', "is not in it"),
         ("Which tree depth, which learning rate?", "Which learning rate?", "is not in it"),
         ("](img/runs_list.png)", "](img/no_such.png)", "there is no file img/no_such.png"),
         ('click gate "#the-gate"', 'click gate "#the-fence"', "there is no section #the-fence"),

@@ -20,7 +20,7 @@ import utils
 
 pytestmark = pytest.mark.slow
 
-CHAMPION_URI = f"models:/{config.CLASSIFIER_MODEL}@{config.CHAMPION}"
+CHAMPION_URI = f"models:/{config.MODEL}@{config.CHAMPION}"
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def test_moved_project(shared):
         rows, answers = ask_champion()
         assert len(rows) > 100
         assert rows.equals(shared.rows)
-        assert (answers == shared.answers).all()
+        assert answers.equals(shared.answers)
         mlflow.xgboost.load_model(f"models:/{config.BOOSTER_MODEL}/1")
         runs = mlflow.search_runs(experiment_names=[config.EXPERIMENT], output_format="list")
         steps = [run for run in runs if "step" in run.data.tags]
@@ -139,7 +139,7 @@ def test_moved_local_store(trained, tmp_path):
     change_addresses(old / "mlflow.db", trained.folder, old)  # the original stays where it is for the other tests
     try:
         mlflow.set_tracking_uri(f"sqlite:///{old}/mlflow.db")
-        mlflow.MlflowClient().set_registered_model_alias(config.CLASSIFIER_MODEL, config.CHAMPION, "1")
+        mlflow.MlflowClient().set_registered_model_alias(config.MODEL, config.CHAMPION, "1")
         rows, answers = ask_champion()
 
         old.rename(new)
@@ -148,11 +148,11 @@ def test_moved_local_store(trained, tmp_path):
             ask_champion()
 
         old.symlink_to(new)
-        assert (ask_champion()[1] == answers).all()
+        assert ask_champion()[1].equals(answers)
         old.unlink()
 
         change_addresses(new / "mlflow.db", old, new)
-        assert (ask_champion()[1] == answers).all()
+        assert ask_champion()[1].equals(answers)
         store = {"MLFLOW_TRACKING_URI": f"sqlite:///{new}/mlflow.db", "MLFLOW_EXPERIMENT_ID": "0"}  # where `trained` is
         step = trained.run("python", "-m", "steps.data_evaluation", **store)
         assert step.returncode == 0, step.stderr
@@ -162,6 +162,6 @@ def test_moved_local_store(trained, tmp_path):
         change_addresses(tmp_path / "tracking" / "mlflow.db", new / "mlruns", "mlflow-artifacts:")
         with tracking_server(project):
             taken_rows, taken_answers = ask_champion()
-            assert taken_rows.equals(rows) and (taken_answers == answers).all()
+            assert taken_rows.equals(rows) and taken_answers.equals(answers)
     finally:
         mlflow.set_tracking_uri(None)

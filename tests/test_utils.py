@@ -1,7 +1,9 @@
 """What the steps share: parameters, data sets in runs, and the words of error messages."""
 
+import json
 import signal
 import sys
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import mlflow
@@ -11,6 +13,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer
 
 import config
+import data_files
 import utils
 from utils import StepError
 
@@ -139,23 +142,89 @@ def test_digest_is_that_of_all_rows():
     assert len(digests) == 3
 
 
-def test_data_set_comes_back_as_it_was(store, tmp_path):
-    """To the last digit, and with the words None, NA and 007, which are no missing values and no numbers."""
-    frame = pd.DataFrame(
-        {
-            "number": [0.1 + 0.2, 1 / 3, np.nan],
-            "word": ["None", "NA", None],
-            "code": ["007", "010", "1e3"],
-            "line\nbreak": ['a "quoted", b', "ä\r\nb", " c "],
-            "target": ["no", "yes", "no"],
-        }
-    ).astype({name: "str" for name in ["word", "code", "line\nbreak", "target"]})
-    experiment = store.create_experiment("test", artifact_location=(tmp_path / "files").as_uri())
-    with mlflow.start_run(experiment_id=experiment) as run:
+def kept_and_loaded(store, folder, frame, types):
+    """A data set as it comes back from a run, and whether its digest is that of the one that was kept."""
+    experiment = store.create_experiment(folder.name, artifact_location=(folder / "files").as_uri())
+    tags = {"target": "target", "classes": json.dumps(sorted(frame["target"].unique().tolist()))}
+    with mlflow.start_run(experiment_id=experiment, tags=tags) as run:
+        mlflow.log_dict([{"name": name, "kind": kind} for name, kind in types.items()], "types.json")
         logged = utils.log_dataset(frame, "train", "target", "training")
     loaded = utils.load_dataset(mlflow.get_run(run.info.run_id), "train")
-    pd.testing.assert_frame_equal(loaded, frame)
-    assert utils.as_dataset(loaded, "", "train", "target").digest == logged.digest
+    return loaded, utils.as_dataset(loaded, "", "train", "target").digest == logged.digest
+
+
+@pytest.mark.parametrize("target", [["no", "yes", "no"], [2, 4, 2], [0.5, 1.5, 0.5]])
+def test_data_set_comes_back_as_it_was(store, tmp_path, target):
+    """To the last digit, and with the words None, NA, 007 and True, which are no missing values and no numbers."""
+    words = {
+        "word": ["None", "NA", None],
+        "code": ["007", "010", "1e3"],
+        "truth": ["True", "False", "1.0"],
+        "line\nbreak": ['a "quoted", b', "ä\r\nb", " c "],
+        "unknown": [None, None, None],
+    }
+    columns = {
+        "number": pd.Series([0.1 + 0.2, 1 / 3, np.nan]),
+        "large": pd.Series([-3.4e38, 5e-324, 2.0**70]),
+        "sure": pd.array([True, None, False], "boolean"),
+        "day": pd.to_datetime(pd.Series(["1970-01-02", "9999-12-31", None])),
+        "time": pd.to_datetime(pd.Series(["0001-01-01", "2024-07-04 12:30:00.5", "2024-07-04"]), format="ISO8601"),
+    }
+    kinds = {"number": "number", "large": "number", "sure": "boolean", "day": "date", "time": "date"}
+    frame = pd.DataFrame({**{name: pd.Series(values, dtype="str") for name, values in words.items()}, **columns})
+    frame["target"] = pd.Series(target, dtype="str" if target[0] == "no" else None)
+    loaded, is_same = kept_and_loaded(store, tmp_path, frame, {**dict.fromkeys(words, "words"), **kinds})
+    pd.testing.assert_frame_equal(loaded, frame, check_exact=True)
+    assert is_same
+
+
+def test_users_table_comes_back_as_it_was_read(store, tmp_path):
+    """From the file to the run and back, with what stands in no row of a set."""
+    path = tmp_path / "table.csv"
+    rows = ["a,True,9999-12-31,1.5,no", "NA,,,,yes", '"b\r",False,2024-07-04 12:30,1e-300,yes', "None,,2024-07-04,7,no"]
+    path.write_text("\n".join(["word,sure,day,number,target", *rows, *rows]), newline="")
+    table, _ = data_files.read_table(path)
+    types = {"word": "words", "sure": "boolean", "day": "date", "number": "number"}
+    for name, rows in {"all": table, "none": table.iloc[[1, 5]]}.items():
+        folder = tmp_path / f"{tmp_path.name}_{name}"
+        loaded, is_same = kept_and_loaded(store, folder, rows.reset_index(drop=True), types)
+        pd.testing.assert_frame_equal(loaded, rows.reset_index(drop=True), check_exact=True)
+        assert is_same
+
+
+def test_data_set_that_cannot_be_read(store):
+    """Its files are gone, or were never there."""
+    run_id = store.create_run("0", tags={"target": "target", "classes": "[0, 1]"}).info.run_id
+    with pytest.raises(StepError, match=f"^The data of run {run_id} cannot be read. "):
+        utils.load_dataset(mlflow.get_run(run_id), "train")
+
+
+def test_known_rows():
+    """Which rows stand in the other set too, in whatever row, with missing values in the same places."""
+    others = pd.DataFrame({"x": [1.0, 2.0, np.nan, 2.0], "y": [0.0, 1.0, 2.0, 1.0]})
+    values = pd.DataFrame({"x": [2.0, 2.0, np.nan, np.nan], "y": [1.0, 0.0, 2.0, 1.0]}, index=[7, 8, 7, 9])
+    known = utils.known_rows(values, others)
+    assert known.tolist() == [True, False, True, False]
+    assert values[~known.to_numpy()].y.tolist() == [0, 1]
+    assert utils.known_rows(values, others.head(0)).tolist() == [False] * 4
+
+
+def test_models_that_can_be_compared():
+    """Those of the same columns, in whatever order and of whatever words, and the same classes in the same order."""
+    types = [{"name": "x", "kind": "number"}, {"name": "w", "kind": "words", "words": ["a", "b"]}]
+    about = {"target": "target", "classes": ["no", "yes"], "types": types}
+    same = {**about, "types": [{"name": "w", "kind": "words", "words": ["c"]}, types[0]]}
+    utils.check_alike(SimpleNamespace(metadata=about), SimpleNamespace(metadata=same))
+    for other in [
+        {"types": types[:1]},
+        {"types": [*types, {"name": "y", "kind": "number"}]},
+        {"types": [{"name": "x", "kind": "date"}, types[1]]},
+        {"types": [{"name": "z", "kind": "number"}, types[1]]},
+        {"classes": ["yes", "no"]},
+        {"classes": ["no", "maybe"]},
+    ]:
+        with pytest.raises(StepError, match="it has other columns or classes"):
+            utils.check_alike(SimpleNamespace(metadata=about), SimpleNamespace(metadata={**about, **other}))
 
 
 def test_missing_number_becomes_null_in_a_request():
@@ -166,15 +235,6 @@ def test_missing_number_becomes_null_in_a_request():
 def test_threads():
     rows = config.ROWS_FOR_THREADS
     assert [utils.threads(pd.DataFrame(index=range(number))) for number in [rows - 1, rows]] == [1, 0]
-
-
-def test_added_feature():
-    frame = breast_cancer()
-    frame.loc[0, "mean texture"] = 0
-    added = utils.add_features(frame)["symmetry per texture"]
-    assert added[1] == frame.loc[1, "mean symmetry"] / frame.loc[1, "mean texture"]
-    assert np.isnan(added[0])
-    assert utils.add_features(frame.drop(columns="mean texture")).equals(frame.drop(columns="mean texture"))
 
 
 def test_column_names_are_no_formulas(tmp_path):

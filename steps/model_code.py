@@ -1,0 +1,149 @@
+# Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
+
+import re
+import unicodedata
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+
+def as_word(value):
+    """Return a word's text: 1.0 is 1, and blanks at the ends make no difference."""
+    text = unicodedata.normalize("NFC", str(value)).strip()  # é has two forms in Unicode
+    return re.sub(r"^(-?\d+)\.0$", r"\1", text)
+
+
+# what a column may hold, in the words of pandas.api.types.infer_dtype
+ACCEPTED = {
+    "number": ["empty", "integer", "floating", "mixed-integer-float", "decimal"],
+    "boolean": ["empty", "boolean", "integer", "floating"],
+    "date": ["empty", "date", "datetime", "datetime64", "string"],
+}
+LARGEST = np.finfo(np.float32).max  # XGBoost takes larger numbers for infinite
+
+
+def as_numbers(values, column):
+    """Return a column as floats, NaN where missing; raise ValueError for another kind."""
+    if column["kind"] == "words":
+        places = {word: place for place, word in enumerate(column["words"])}
+        typed = [(type(value), value) for value in values]  # 1 equals True, and is another word
+        known = {pair: places.get(as_word(pair[1])) for pair in set(typed) if not pd.isna(pair[1])}
+        return np.array([known.get(pair) for pair in typed], dtype=float)
+    if column["kind"] == "number" and values.dtype == float:
+        return np.asarray(values)
+    missing = np.asarray(pd.isna(values))
+    if missing.all():
+        return np.full(len(values), np.nan)
+    if pd.api.types.infer_dtype(values) not in ACCEPTED[column["kind"]]:
+        raise ValueError
+    if column["kind"] == "date":
+        given = pd.Series(values).astype("str")
+        dates = given.where(given.str.match(r"\d{4}[-/]"))
+        dates = pd.to_datetime(dates, format="ISO8601", utc=True, errors="coerce")
+        if (dates.isna() & ~missing).any():
+            raise ValueError
+        values = (dates - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
+    numbers = np.where(missing, np.nan, values).astype(float)
+    if column["kind"] == "boolean" and not np.isin(numbers[~np.isnan(numbers)], [0, 1]).all():
+        raise ValueError
+    return numbers
+
+
+def features(table, types):
+    """Turn raw rows into what XGBoost sees.
+
+    Args:
+        table: n rows as they stand in the file: a DataFrame, or a dict of arrays.
+        types: What the columns are, a list of dicts: `name`, `kind` and, for words, `words`.
+
+    Returns:
+        n rows of floats, in the order of `types`, with the ratio at the end: a DataFrame for a
+        DataFrame, else an array.
+
+    Raises:
+        MlflowException: No rows, a column is missing, or a value is not of its column's kind.
+    """
+    refuse = MlflowException.invalid_parameter_value
+    columns = {}
+    if lacking := [column["name"] for column in types if column["name"] not in table]:
+        raise refuse(f"Columns are missing: {', '.join(lacking)}.")
+    for column in types:
+        name = column["name"]
+        try:
+            columns[name] = as_numbers(table[name], column)
+        except (TypeError, ValueError, OverflowError):
+            raise refuse(f"{name}: a value is not of its kind, {column['kind']}.") from None
+    if {"mean symmetry", "mean texture"} <= set(columns):
+        with np.errstate(all="ignore"):
+            ratio = columns["mean symmetry"] / columns["mean texture"]
+        columns["symmetry per texture"] = np.where(np.abs(ratio) < LARGEST, ratio, np.nan)
+    values = np.column_stack(list(columns.values()))
+    if not len(values):
+        raise refuse("There are no rows.")
+    large = (np.abs(values) > LARGEST).any(axis=0)
+    if large.any():
+        names = [name for name, is_large in zip(columns, large, strict=True) if is_large]
+        raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
+    if not isinstance(table, pd.DataFrame):
+        return values
+    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's wish
+    return pd.DataFrame(values, columns=names, index=table.index)
+
+
+import logging
+
+from mlflow.models import Model
+
+
+class TableClassifier(mlflow.pyfunc.PythonModel):
+    """An XGBoost classifier that takes rows as they stand in the file."""
+
+    def load_context(self, context):
+        """Load the classifier, which MLflow has stored as an artifact."""
+        self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
+        self.about = Model.load(context.artifacts["classifier"]).metadata
+
+    def features(self, table):
+        """Turn raw rows into what the classifier sees, with the code stored with this model."""
+        return features(table, self.about["types"])
+
+    def answer(self, values):
+        """Return the answers to n rows of features: a DataFrame with n rows."""
+        classes, probabilities = self.about["classes"], self.classifier.predict_proba(values)
+        answer = {"prediction": [classes[place] for place in probabilities.argmax(axis=1)]}
+        for place, name in enumerate(classes):
+            answer[f"probability of {name}"] = probabilities[:, place].astype(float)
+        return pd.DataFrame(answer).astype({"prediction": object})
+
+    def unknown_words(self, table, values):
+        """Return for each column of words the share of rows whose word the model does not know."""
+        shares = {}
+        for column, seen in zip(self.about["types"], np.asarray(values).T, strict=False):
+            if column["kind"] == "words":
+                unknown = pd.notna(table[column["name"]]) & np.isnan(seen)
+                shares[column["name"]] = float(unknown.mean())
+        return shares
+
+    def predict(self, context, model_input: pd.DataFrame, params=None):
+        """Predict the class of each row.
+
+        Args:
+            context: Not used, like `params`.
+            model_input: n rows as they stand in the file; columns in any order, others are ignored.
+
+        Returns:
+            A DataFrame of n rows: `prediction` and, of each class, `probability of …`.
+
+        Raises:
+            MlflowException: What `features` refuses: status 400 of a server.
+        """
+        values = self.features(model_input)
+        for name, share in self.unknown_words(model_input, values).items():
+            if share:
+                logging.warning("%s: %.0f %% of the words are unknown", name, 100 * share)
+        return self.answer(values)
+
+
+mlflow.models.set_model(TableClassifier())
