@@ -340,11 +340,11 @@ def version_uri(model_uri):
     try:
         return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
     except MlflowException:
-        versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number ASC"])
+        versions = client.search_model_versions(f"name = '{name}'", max_results=5, order_by=["version_number DESC"])
     said = [f"Version {version.version}: gate {version.tags.get('gate', 'not asked')}" for version in versions]
     raise StepError(
-        f"{name} has no version with the alias {alias}. {' '.join(said)} Train and evaluate one: mlflow run . -e main "
-        f"--env-manager local, or give one by its number: models:/{name}/NUMBER"
+        f"{' '.join([f'{name} has no version with the alias {alias}.', *said])} Train and evaluate one: mlflow run . "
+        f"-e main --env-manager local, or give one by its number: models:/{name}/NUMBER"
     )
 
 

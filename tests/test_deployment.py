@@ -320,5 +320,5 @@ def test_check_without_the_training_data(deployed):
     deployed.client.delete_tag(run.info.run_id, "data_run_id")
     (said,) = run_steps(deployed, ["drift_check", "--input", "right.csv"])
     deployed.client.set_tag(run.info.run_id, "data_run_id", run.data.tags["data_run_id"])
-    assert "models:/CancerModel@champion was not trained here" in said
+    assert "models:/CancerModel/1 was not trained here" in said
     assert "\n" not in said

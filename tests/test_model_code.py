@@ -187,7 +187,7 @@ def store(tmp_path_factory):
         patch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
         folder = tmp_path_factory.mktemp("store")
         mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        mlflow.set_experiment(experiment_id=mlflow.create_experiment("test", (folder / "files").as_uri()))
+        assert mlflow.create_experiment("test", (folder / "files").as_uri()) == "1"
         yield
         mlflow.set_tracking_uri(None)
 
@@ -198,7 +198,7 @@ def logged(raw, types, classes, code=model_code.__file__):
     values = model_code.features(raw, types)
     classifier = XGBClassifier(n_estimators=5, min_child_weight=0).fit(values, np.arange(len(raw)) % 2)
     example = raw.head(3).astype(object)
-    with mlflow.start_run():
+    with mlflow.start_run(experiment_id="1"):  # set_experiment would outlast this store
         info = mlflow.xgboost.log_model(
             classifier,
             name="classifier",
