@@ -430,5 +430,5 @@ class TestTracking:
         tracking.up("down")
         tracking.up("up", "--detach")
         after = ask_champion()
-        assert before[0].equals(after[0]) and (before[1] == after[1]).all()
+        assert before[0].equals(after[0]) and before[1].equals(after[1])
         assert len(mlflow.search_runs(["0"], "tags.step = 'data_preprocessing'", output_format="list")) == 1
