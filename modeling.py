@@ -1674,7 +1674,7 @@ def mlserver(folder):
 
 
 # %%
-columns = rows.astype(object).where(rows.notna(), None).items()
+columns = pd.DataFrame(**utils.as_request(rows)["dataframe_split"], dtype=object).items()
 v2_request = {
     "parameters": {"content_type": "pd"},
     "inputs": [
