@@ -25,6 +25,8 @@ SERVE_PORT ?= 8000
 MLSERVE_PORT ?= 8080
 MLSERVE_GRPC_PORT ?= 8081
 MLSERVE_METRICS_PORT ?= 8082
+# What serve and mlserve serve, in a variable too: make serve MODEL_URI=models:/NAME@ALIAS
+MODEL_URI ?= models:/CancerModel@champion
 # $(call free,NAME): end with one line where the port is in use. MLflow says so in twenty, and ends with exit code 0.
 free = @python -c 'import socket, sys; sys.exit(socket.socket().connect_ex(("127.0.0.1", $($(1)))) == 0 and \
 	"Port $($(1)) is in use. Choose another one: make $@ $(1)=...")'
@@ -41,15 +43,15 @@ tracking-server: .venv/installed ## share runs and models: export MLFLOW_TRACKIN
 		--allowed-hosts 'localhost:*,127.0.0.1:*'
 
 serve: .venv/installed ## serve the champion with our own server at http://127.0.0.1:8000, which follows the alias
-	python -m steps.model_server --port $(SERVE_PORT)
+	python -m steps.model_server --model-uri '$(MODEL_URI)' --port $(SERVE_PORT)
 
 mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion with MLServer at http://127.0.0.1:8080
 	$(call free,MLSERVE_PORT)
 	$(call free,MLSERVE_GRPC_PORT)
 	$(call free,MLSERVE_METRICS_PORT)
-	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} OMP_NUM_THREADS=1 \
+	MLFLOW_TRACKING_URI=$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} MLSERVER_MODEL_URI='$(MODEL_URI)' \
 		MLSERVER_HTTP_PORT=$(MLSERVE_PORT) MLSERVER_GRPC_PORT=$(MLSERVE_GRPC_PORT) \
-		MLSERVER_METRICS_PORT=$(MLSERVE_METRICS_PORT) \
+		MLSERVER_METRICS_PORT=$(MLSERVE_METRICS_PORT) OMP_NUM_THREADS=1 \
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
 test: .venv/tests ## check and run everything (a quarter to half an hour)

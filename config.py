@@ -4,14 +4,10 @@ from pathlib import Path
 
 PROJECT_DIR = Path(__file__).resolve().parent
 
-# Where runs go, unless you have chosen an experiment of your own.
-EXPERIMENT = "Cancer_Classification"
-
-# Registered models, and the alias of the version in use.
-MODEL = "CancerModel"
-BOOSTER_MODEL = "CancerModelBooster"
-CUSTOM_MODEL = "CustomCancerModel"
-DASK_MODEL = "CancerModelDask"
+# What the breast cancer data are called. Experiment and registered models follow the name of the data:
+# Cancer_Classification, CancerModel, CancerModelBooster, CustomCancerModel. Own data bring a name of their own.
+NAME = "Cancer"
+# The alias of the version in use.
 CHAMPION = "champion"
 
 SEED = 42

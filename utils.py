@@ -26,6 +26,7 @@ import yaml
 from loguru import logger
 from mlflow.data.sources import LocalArtifactDatasetSource
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
@@ -121,16 +122,19 @@ def end_in_one_line(kind, error, trace):
 # --- MLflow's store
 
 
-def set_experiment():
-    """Choose the experiment for new runs: your own where you have set one, else that of the project.
+def set_experiment(data_name=config.NAME):
+    """Choose the experiment for new runs: your own where you have set one, else that of the data.
 
     Under `mlflow run` the run exists already, and `mlflow.start_run` joins it.
+
+    Args:
+        data_name: What the data are called: the experiment is NAME_Classification.
 
     Raises:
         StepError: The store cannot be used.
     """
     check_store()
-    name = CHOSEN_NAME or (None if CHOSEN_ID else config.EXPERIMENT)
+    name = CHOSEN_NAME or (None if CHOSEN_ID else f"{data_name}_Classification")
     if "MLFLOW_RUN_ID" not in os.environ:
         try:
             mlflow.set_experiment(name, None if name else CHOSEN_ID)
@@ -274,8 +278,10 @@ def latest_run(step, run_id=None, order_by="attributes.end_time DESC", **tags):
             command = f"mlflow run . -e {step.replace('_', '-')} --env-manager local"
             raise StepError(f"There is no finished run with {wanted}{where}. First run: {command}")
         run = runs[0]
-    data = run.data.tags.setdefault("data", "data of an older version of this project")
-    logger.info(f"Using {run.info.run_name} {run.info.run_id} of {run.data.tags.get('mlflow.user')}: {data}")
+    tags = run.data.tags
+    data = tags.setdefault("data", "data of an older version of this project")
+    name = tags.setdefault("name", config.NAME)  # the only one that older versions knew
+    logger.info(f"{name}: using {run.info.run_name} {run.info.run_id} of {tags.get('mlflow.user')}: {data}")
     return run
 
 
@@ -316,7 +322,10 @@ def registered_version(name, training_run):
     run_id = training_run.info.run_id
     versions = mlflow.search_model_versions(filter_string=f"name = '{name}' and run_id = '{run_id}'")
     if not versions:
-        raise StepError(f"{name} has no version made by training run {run_id}. Train: mlflow run . -e model-training")
+        raise StepError(
+            f"{name} has no version made by training run {run_id}. Train: mlflow run . -e model-training --env-manager "
+            "local"
+        )
     return int(versions[0].version)
 
 
@@ -324,27 +333,32 @@ def version_uri(model_uri):
     """Look once which version has an alias, so that a step uses and records one and the same.
 
     Args:
-        model_uri: The address of a model, such as "models:/CancerModel@champion".
+        model_uri: The address of a model, such as "models:/CancerModel@champion" or "models:/CancerModel/latest".
 
     Returns:
-        The address with the version's number; one without an alias as it is.
+        The address with the version's number; that of a folder or of a logged model as it is.
 
     Raises:
-        StepError: No version has the alias. The line says which there are, what the gate said of each, and what to do.
+        StepError: No version has the alias: the line says which there are, what the gate said of each, and what to do.
+            Or the address is none.
     """
     check_store()
-    name, _, alias = model_uri.removeprefix("models:/").partition("@")
-    if not alias:
+    if not model_uri.startswith("models:/"):
         return model_uri
     client = mlflow.MlflowClient()
     try:
-        return f"models:/{name}/{client.get_model_version_by_alias(name, alias).version}"
-    except MlflowException:
+        found = get_model_name_and_version(client, model_uri)
+        return "models:/" + "/".join(map(str, found))  # the number is an int in some stores
+    except MlflowException as error:
+        name, _, alias = model_uri.removeprefix("models:/").partition("@")
+        if not alias:
+            raise StepError(f"{model_uri} cannot be used: {in_one_line(error)}") from None
         versions = client.search_model_versions(f"name = '{name}'", max_results=5, order_by=["version_number DESC"])
-    said = [f"Version {version.version}: gate {version.tags.get('gate', 'not asked')}" for version in versions]
+    verdicts = [(version.version, version.tags.get("gate", "not asked").rstrip(".")) for version in versions]
+    said = [f"{name} has no version with the alias {alias}.", *(f"Version {n}: gate {gate}." for n, gate in verdicts)]
     raise StepError(
-        f"{' '.join([f'{name} has no version with the alias {alias}.', *said])} Train and evaluate one: mlflow run . "
-        f"-e main --env-manager local, or give one by its number: models:/{name}/NUMBER"
+        f"{' '.join(said)} Train and evaluate one, as `mlflow run . -e main --env-manager local` does with the breast "
+        f"cancer data, or give one by its number: models:/{name}/NUMBER"
     )
 
 
@@ -369,7 +383,7 @@ def load_model(model_uri):
     try:
         path = mlflow.artifacts.download_artifacts(model_uri)  # once, for an alias may move
         info = mlflow.models.get_model_info(path)
-        if "types" not in (info.metadata or {}):
+        if not {"name", "types"} <= set(info.metadata or {}):
             raise EarlierVersion(
                 f"{model_uri} was not trained by this version of the project: train again, or serve it with "
                 "`mlflow models serve`."
@@ -378,8 +392,32 @@ def load_model(model_uri):
     except (MlflowException, OSError, ValueError) as error:  # XGBoost's errors are ValueErrors
         raise StepError(f"{model_uri} cannot be used: {in_one_line(error)}") from None
     if not hasattr(model, "features"):
-        raise StepError(f"{model_uri} cannot be used: it is another form of the model. Give one of {config.MODEL}.")
+        raise StepError(
+            f"{model_uri} cannot be used: it is another form of the model. Give a version of "
+            f"{info.metadata['name']}Model."
+        )
     return info, model
+
+
+def data_run_of(info):
+    """Get the run that prepared the data which a model was trained on.
+
+    Args:
+        info: The `mlflow.models.model.ModelInfo` of the model, from `load_model`.
+
+    Returns:
+        The `mlflow.entities.Run`.
+
+    Raises:
+        StepError: The store does not know it: the model was trained elsewhere.
+    """
+    try:
+        return mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
+    except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
+        raise StepError(
+            f"Model {info.model_id or info.model_uri} was not trained here, so its data are not known. Give a version "
+            "that was, or serve this one with `mlflow models serve`."
+        ) from None
 
 
 def check_alike(info, other):
@@ -397,18 +435,84 @@ def check_alike(info, other):
         raise StepError("it has other columns or classes.")
 
 
-def champion_version():
-    """Tell which version of the registered model is the champion.
+def champion_version(model_name):
+    """Tell which version of a registered model is the champion.
+
+    Args:
+        model_name: The registered model's name.
 
     Returns:
         The version's number, or None where there is none yet.
     """
-    models = mlflow.search_registered_models(filter_string=f"name = '{config.MODEL}'")
+    models = mlflow.search_registered_models(filter_string=f"name = '{model_name}'")
     champion = models[0].aliases.get(config.CHAMPION) if models else None
     return int(champion) if champion else None
 
 
 # --- Data
+
+
+def data_name(given, path):
+    """Choose what a data set is called, and with it the experiment and the registered models.
+
+    Args:
+        given: The name that the user has given, or None.
+        path: The path of the user's table, or None for the breast cancer data.
+
+    Returns:
+        The name: the given one, else that of the file, without its endings, or `config.NAME`.
+
+    Raises:
+        StepError: MLflow could not have models of this name.
+    """
+    name = given or (re.sub(r"\W+", "_", Path(path).name.split(".")[0]).strip("_") if path else config.NAME)
+    if not re.fullmatch(r"(?!Custom)\w[\w .-]{0,99}", name):  # CustomNAMEModel is a model on top of NAMEModel
+        raise StepError(
+            f"{name!r} cannot be the name of data: give a `name` of letters, digits, blanks and _ . - that does not "
+            "begin with Custom."
+        )
+    if path and not given:
+        logger.info(f"{path}: the data are called {name}, and the model {name}Model. Another one: give a `name`")
+    return name
+
+
+def check_name(name, target, classes, types):
+    """Check that a name is not in use for other data: what has one name can replace each other at the gate.
+
+    Args:
+        name: What the data are called.
+        target: The name of the target column.
+        classes: The two classes, in order.
+        types: What the columns are, as for `features`.
+
+    Raises:
+        StepError: The last finished preparation under this name had other columns or classes.
+    """
+    check_store()
+    of_name = f"attributes.status = 'FINISHED' and tags.step = 'data_preprocessing' and tags.name = '{name}'"
+    order = {"order_by": ["attributes.end_time DESC"], "max_results": 1, "output_format": "list"}
+    for run in mlflow.search_runs(search_all_experiments=True, filter_string=of_name, **order):
+        remove = f"mlflow runs delete --run-id {run.info.run_id}"
+        earlier = {column["name"]: column["kind"] for column in load_types(run)} | {
+            "the target": run.data.tags["target"]
+        }
+        now = {column["name"]: column["kind"] for column in types} | {"the target": target}
+        other = [column for column in {**earlier, **now} if earlier.get(column) != now.get(column)]
+        if json.loads(run.data.tags["classes"]) != classes:
+            other.append(f"the classes, class 1 last: {classes}, not {run.data.tags['classes']} (`positive-class`)")
+        if other:
+            raise StepError(
+                f"The name {name} is in use for data that differ in {', '.join(other)[:300]}. Give another `name`; or, "
+                f"if those data are of no use: {remove}"
+            )
+
+
+def load_types(run):
+    """Load what the columns of a data set are, the list that `features` takes; raise StepError where it is gone."""
+    try:
+        return mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/types.json")
+    except (MlflowException, OSError) as error:  # its files are gone, or it is of an earlier version of the project
+        raise StepError(f"The data of run {run.info.run_id} cannot be read. {in_one_line(error)}") from None
 
 
 def as_dataset(frame, source, name, target):
@@ -467,13 +571,11 @@ def load_dataset(run, name):
     Raises:
         StepError: It cannot be read.
     """
-    address = f"runs:/{run.info.run_id}"
+    kinds = {column["name"]: column["kind"] for column in load_types(run)}
     try:
-        path = mlflow.artifacts.download_artifacts(f"{address}/datasets/{name}.csv")
-        types = mlflow.artifacts.load_dict(f"{address}/types.json")
-    except (MlflowException, OSError) as error:  # its files are gone, or it is of an earlier version of the project
+        path = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/datasets/{name}.csv")
+    except (MlflowException, OSError) as error:
         raise StepError(f"The data of run {run.info.run_id} cannot be read. {in_one_line(error)}") from None
-    kinds = {column["name"]: column["kind"] for column in types}
     if isinstance(json.loads(run.data.tags["classes"])[0], str):
         kinds[run.data.tags["target"]] = "words"
     dtypes = {"words": "str", "number": "float", "boolean": "boolean"}
@@ -602,6 +704,8 @@ def set_up():
     direct = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
     direct = ",".join(dict.fromkeys(filter(None, [*direct, "127.0.0.1", "localhost"])))
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = direct
+    # Programs that MLflow starts for us must find this Python first, also where its environment is not active.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     # MLflow looks for git, and warns at length where there is none.
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     # Progress of copying a local file, and two lines with addresses for every trial.
@@ -619,8 +723,9 @@ def set_up():
     matplotlib.rcParams["text.parse_math"] = False
     # Optuna says a line for each trial; there is a progress bar.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # "Experimental" things that exist since 2021, and a hint on whole-number columns.
+    # "Experimental" things that exist since 2021, XGBoost's doubts before it refuses, a hint on whole-number columns.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Unknown data type: <class 'xgboost.core.DMatrix'>")
     warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
 
 

@@ -32,7 +32,6 @@ import psutil
 import requests
 import xgboost as xgb
 
-import config
 import servers
 import utils
 from notebook_tools.run import copy_project
@@ -80,7 +79,7 @@ def run(*command):
 # --- The tables: a docstring is the title and the text of the table, and has figures of the effort in it
 
 STEPS = ["data_preprocessing", "hyperparameters_tuning", "model_training", "data_evaluation"]
-STEPS += ["flavour_comparison", "model_customization", "model_serving"]
+STEPS += ["flavour_comparison", "model_customization", "serving_check"]
 
 
 def measure_steps(effort):
@@ -242,16 +241,17 @@ def load(port, path, body, clients, count):
 def start_servers(stack, model_uri):
     """Start all servers; returns a dict from name to the port, the path and the function that writes rows."""
     floor, own, serve, mlserver, grpc, metrics = [str(servers.free_port()) for _ in range(6)]
-    ports = {"MLSERVER_HTTP_PORT": mlserver, "MLSERVER_GRPC_PORT": grpc, "MLSERVER_METRICS_PORT": metrics}
+    variables = {"MLSERVER_HTTP_PORT": mlserver, "MLSERVER_GRPC_PORT": grpc, "MLSERVER_METRICS_PORT": metrics}
+    variables["MLSERVER_MODEL_URI"] = model_uri
     serve_model = f"mlflow models serve --host 127.0.0.1 --env-manager local -m {model_uri}"
     commands = {
         f"{floor}/openapi.json": f"uvicorn benchmarks.floor_server:app --log-level warning --port {floor}",
-        f"{own}/health": f"python -m steps.model_server --port {own}",
+        f"{own}/health": f"python -m steps.model_server --model-uri {model_uri} --port {own}",
         f"{serve}/health": f"{serve_model} --port {serve}",
         f"{mlserver}/v2/models/cancer-model/ready": "docker/mlserve/.venv/bin/mlserver start docker/mlserve",
     }
     for ready, command in commands.items():
-        stack.enter_context(servers.server(command.split(), f"http://127.0.0.1:{ready}", **ports))
+        stack.enter_context(servers.server(command.split(), f"http://127.0.0.1:{ready}", **variables))
     return {
         "floor": (floor, "/invocations", utils.as_request),
         "own server": (own, "/invocations", records_body),
@@ -277,7 +277,7 @@ def measure_serving(effort):
     XGBoost's `inplace_predict`, and the ratio is that of the times from one answer to the next. Before, each server has
     answered the test set as the model does.
     """
-    model_uri = f"models:/{config.MODEL}@{config.CHAMPION}"
+    model_uri = "models:/CancerModel@champion"
     model = mlflow.pyfunc.load_model(model_uri)
     test = utils.load_dataset(utils.latest_run("data_preprocessing"), "test")
     test = test.drop(columns=model.metadata.metadata["target"])

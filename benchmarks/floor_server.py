@@ -8,11 +8,10 @@ import json
 import numpy as np
 from fastapi import FastAPI, Request, Response
 
-import config
 import utils
 
 app = FastAPI()
-_, model = utils.load_model(f"models:/{config.MODEL}@{config.CHAMPION}")
+_, model = utils.load_model("models:/CancerModel@champion")
 booster, classes = model.classifier.get_booster(), model.about["classes"]
 
 

@@ -28,11 +28,11 @@ SIZES = [569, 300_000]
 TRIALS = 1
 PARAMS = {"objective": "binary:logistic", "max_depth": 4, "learning_rate": 0.1}
 ROUNDS = 100
-MODEL = ["--model-uri", f"models:/{config.MODEL}/1"]
+MODEL = ["--model-uri", "models:/RowsModel/1"]
 OPTIONS = dict.fromkeys(STEPS, []) | {
-    "data_preprocessing": ["--dataset", "data.csv"],
+    "data_preprocessing": ["--dataset", "data.csv", "--name", "Rows"],
     "hyperparameters_tuning": ["--n-trials", str(TRIALS)],
-    "model_serving": MODEL,
+    "serving_check": MODEL,
     "batch_scoring": ["--input", "data.csv", "--output", "scores.csv", *MODEL],
     "drift_check": ["--input", "data.csv", *MODEL],
 }

@@ -18,7 +18,8 @@
 # `chapters/after_deployment.py`, runs alone.*
 #
 # A model is registered and bears the alias: now files come in that it has never seen. This chapter scores them, notices
-# when they are no longer like the data that the model learned from, and trains a new one on newer data.
+# when they are no longer like the data that the model learned from, trains a new one on newer data, and finds out where
+# a single answer came from.
 
 # %%
 import os
@@ -37,7 +38,8 @@ os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.enviro
 # `mlflow models predict` takes rows as they stand too, but pandas guesses what the columns are: `01` becomes 1, and the
 # word `None` a missing value. The entry point `batch-scoring` reads each column as the kind that the model knows, names
 # the line of a value that does not fit, and keeps the columns that the model does not use. It needs no more memory for
-# a long file than for a short one.
+# a long file than for a short one. (For a model on data of your own, give `-P model-uri=models:/NAMEModel@champion` as
+# well.)
 #
 # ```bash
 # mlflow run . -e batch-scoring -P input=new.csv -P output=scores.csv --env-manager local
@@ -68,7 +70,7 @@ input, output, model_uri = None, None, "models:/CancerModel@champion"
 # column that the model does not know:
 
 # %%
-data_run = utils.latest_run("data_preprocessing")
+data_run = utils.latest_run("data_preprocessing", name="Cancer")
 new = utils.load_dataset(data_run, "test").drop(columns="target")
 new.insert(0, "patient", [f"patient {number}" for number in range(len(new))])
 folder = tempfile.mkdtemp()
@@ -132,6 +134,7 @@ with unfinished as place:
     unknown = {name: count / rows for name, count in unknown.items()}
     tags = {
         "step": "batch_scoring",
+        "name": info.metadata["name"],
         "model_version": model_uri,
         "model_id": info.model_id,
         "scored": input,
@@ -141,7 +144,7 @@ with unfinished as place:
     data = MetaDataset(
         LocalArtifactDatasetSource(input), "scored", tags["digest"], info.signature.inputs
     )
-    utils.set_experiment()
+    utils.set_experiment(info.metadata["name"])
     with mlflow.start_run(run_name="Batch_Scoring", tags=tags) as run:
         mlflow.log_input(data, context="scoring")
         mlflow.log_metrics({"rows": rows, "share_of_class_1": positive / rows})
@@ -178,7 +181,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 from loguru import logger
-from mlflow.exceptions import MlflowException
 from scipy import stats
 
 import config
@@ -201,11 +203,7 @@ if not input:
 model_uri = utils.version_uri(model_uri)
 info, model = utils.load_model(model_uri)
 types, classes = info.metadata["types"], info.metadata["classes"]
-try:
-    data_run = mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
-except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
-    reason = "was not trained here, so there are no data to compare with"
-    raise StepError(f"{model_uri} {reason}. Give another version of {config.MODEL}.") from None
+data_run = utils.data_run_of(info)
 train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
 new = pd.concat([part for part, _ in data_files.read_parts(input, types)])
 if len(new) < config.DRIFT["rows"]:
@@ -321,9 +319,10 @@ for axis, name in zip(axes.flat, shown, strict=True):
 plt.close(figure)
 
 data = utils.as_dataset(new, input, "incoming", None)
-tags = {"step": "drift_check", "checked": input, "digest": data.digest, "model_id": info.model_id}
+tags = {"step": "drift_check", "name": info.metadata["name"], "model_version": model_uri}
+tags |= {"checked": input, "digest": data.digest, "model_id": info.model_id}
 tags |= {"data_run_id": data_run.info.run_id, "drift": "yes" if drifted else "no"}
-utils.set_experiment()
+utils.set_experiment(info.metadata["name"])
 with mlflow.start_run(run_name="Drift_Check", tags=tags) as run:
     mlflow.log_params(limits)
     mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)
@@ -406,7 +405,7 @@ bunch = load_breast_cancer(as_frame=True)
 measured = bunch.frame.assign(target=bunch.target_names[bunch.target])
 elsewhere(measured).to_csv(f"{folder}/newer.csv", index=False)
 
-data_run_id = run_step("data-preprocessing", dataset=f"{folder}/newer.csv")
+data_run_id = run_step("data-preprocessing", dataset=f"{folder}/newer.csv", name="Cancer")
 tuning_run_id = run_step("hyperparameters-tuning", data_run_id=data_run_id)
 training_run_id = run_step("model-training", data_run_id=data_run_id, tuning_run_id=tuning_run_id)
 evaluation_run_id = run_step("data-evaluation", training_run_id=training_run_id)
@@ -443,13 +442,130 @@ pd.DataFrame(
 # Only the log loss is compared with the champion's. Look at the other rows too: a version may have the lower loss and
 # still call more cancers benign. And the old model knows the old device: if both keep sending files, the newer data
 # should hold rows of both.
+
+# %% [markdown]
+# ## Why this answer?
+#
+# Some day somebody asks about one line of `scores.csv`. By then another version is the champion, as it is here since
+# the retraining. But MLflow leads from the answer back to everything that made it.
+#
+# The digest of the scored file finds the run that wrote it, and the run names the version that answered. (An answer of
+# [a server of your own](own_server.md) names its version itself.)
+
+# %%
+line = pd.read_csv(output).iloc[0]
+scoring_run = mlflow.search_runs(
+    search_all_experiments=True,
+    filter_string=f"tags.scores_digest = '{digest(output)}'",
+    output_format="list",
+)[0]  # the last one, where several have written the same
+model_uri = scoring_run.data.tags["model_version"]
+print(f"{line['patient']}: {line['prediction']}, {answer} {line[answer]:.4f}, by {model_uri}")
+
+# %% [markdown]
+# The source of a registered version is a logged model, and that knows its training run. The training run names the
+# search that its parameters are from, its data sets with their digests, and the commit:
+
+# %%
+client = mlflow.MlflowClient()
+version = client.get_model_version(*model_uri.removeprefix("models:/").split("/"))
+logged_model = mlflow.get_logged_model(version.source.removeprefix("models:/"))
+training_run = mlflow.get_run(logged_model.source_run_id)
+search_run = mlflow.get_run(training_run.data.tags["tuning_run_id"])
+print("gate:", version.tags.get("gate"))
+print("logged model:", logged_model.model_id)
+print("training run:", training_run.info.run_id)
+print(f"search: {search_run.info.run_id}, log loss {search_run.data.metrics['logloss']:.4f}")
+for logged in training_run.inputs.dataset_inputs:
+    print(f"data set {logged.dataset.name}: digest {logged.dataset.digest}")
+print("commit:", training_run.data.tags.get("mlflow.source.git.commit"))
+
+# %% [markdown]
+# (MLflow notes the commit of a script that runs in a git clone. A notebook has none, and the folder in which this page
+# was made is no clone.) The parameters stand beside what autologging and `mlflow run` have added:
+
+# %%
+dict(sorted(training_run.data.params.items()))
+
+# %% [markdown]
+# Does that version still give this answer? The run of the scoring has the path and the digest of the file that was
+# scored, but not its rows: so keep such files. The row goes through the model once more:
+
+# %%
+info, model = utils.load_model(model_uri)
+scored = scoring_run.data.tags["scored"]
+print("the same file:", digest(scored) == scoring_run.data.tags["digest"])
+parts = data_files.read_parts(scored, info.metadata["types"])
+row = pd.concat([part for part, _ in parts]).loc[[line["line"]]]
+values = model.features(row)
+again = model.answer(values)[answer].iloc[0]
+print("difference:", again - line[answer])
+
+# %% [markdown]
+# What pushed it there? XGBoost splits an answer into one *contribution* per feature, and one more that is the same for
+# all rows, the last. (The plot of the evaluation shows the same SHAP values.) They are in **log odds**, and they sum to
+# the *margin*, the log odds of the answer. A positive contribution pushes towards class 1, *malignant*. The five
+# largest:
+
+# %%
+import xgboost as xgb
+
+booster, matrix = model.classifier.get_booster(), xgb.DMatrix(values)
+contributions = booster.predict(matrix, pred_contribs=True)[0]
+margin = booster.predict(matrix, output_margin=True)[0]
+print(f"sum {contributions.sum():.4f}, margin {margin:.4f}")
+print(f"as a probability: {1 / (1 + np.exp(-margin)):.4f}")
+pushes = pd.DataFrame({"value": values.iloc[0], "contribution": contributions[:-1]})
+pushes.sort_values("contribution", key=abs, ascending=False).head().round(4)
+
+# %% [markdown]
+# This is what the model did with this row. It is not what makes a tumour malignant: of two columns that say nearly the
+# same, the trees may have used either.
+#
+# ### Which version was the champion at that time?
+#
+# An answer of `mlflow models serve` names no version: there the question is which one was the champion when the server
+# was started. Each evaluation has noted the champion before and after it. Those whose runs are deleted count too, since
+# what they moved was moved:
+
+# %%
+from mlflow.entities import ViewType
+
+found = mlflow.search_runs(
+    search_all_experiments=True,
+    filter_string="tags.step = 'data_evaluation' and tags.name = 'Cancer'",
+    run_view_type=ViewType.ALL,
+    order_by=["attributes.end_time ASC"],
+)
+noted = ["end_time", "tags.model_version", "tags.champion_before", "tags.champion_after"]
+evaluations = found[noted].dropna()  # without those that were interrupted
+evaluations.columns = ["ended", "version", "before", "after"]
+print(evaluations.to_string(index=False))
+
+# %% [markdown]
+# The champion of a time is the version that the last evaluation before it has left, if the next one has found the same.
+# For the time of the scoring:
+
+# %%
+then = pd.Timestamp(scoring_run.info.start_time, unit="ms", tz="UTC")
+earlier, later = evaluations[evaluations["ended"] <= then], evaluations[evaluations["ended"] > then]
+print("left by the last evaluation: version", *earlier["after"].tail(1))
+print("found by the next one: version", *later["before"].head(1))
+
+# %% [markdown]
+# How far can this be trusted? The alias moves some seconds after the end of the run. And a move by hand, in code or in
+# the UI, leaves no run: those of the walkthrough are not in the table, nor will be the one that comes next. Where the
+# two versions differ, somebody has moved the alias in between, and nobody knows when. (Run this chapter a second time
+# to see that.) Where they are the same, it may have gone there and back. So let only evaluations move the alias, or let
+# each answer name its version.
+#
+# ## The way back
 #
 # The second laboratory was made up. So the alias goes back, and the runs on its data are deleted, that no later step
 # takes them for the last ones (`mlflow gc` would remove them for good). The new version stays, without the alias:
 
 # %%
-client = mlflow.MlflowClient()
-client.set_registered_model_alias(config.MODEL, config.CHAMPION, tags["champion_before"])
+client.set_registered_model_alias("CancerModel", "champion", tags["champion_before"])
 for run_id in [data_run_id, tuning_run_id, training_run_id, evaluation_run_id]:
     for nested in nested_runs(run_id):
         client.delete_run(nested.info.run_id)

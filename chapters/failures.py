@@ -37,7 +37,7 @@
 # | `mlflow.db` is of another MLflow | One line, with `mlflow db upgrade …` where that helps. |
 # | There is an old file store in `mlruns/` | One line, with `mlflow migrate-filestore …`. |
 # | The experiment was deleted | *Restore it: mlflow experiments restore …* |
-# | The registered model was deleted | *Train: mlflow run . -e model-training* |
+# | The registered model was deleted | *Train: mlflow run . -e model-training --env-manager local* |
 # | The champion's files are gone | The gate stays shut and names the version and the way out. |
 # | A model has other columns or classes than the champion | The alias stays; the message says how to move it by hand. |
 # | An evaluation file holds training rows | They are left out; with fewer than 30 others the gate stays shut. |

@@ -44,7 +44,6 @@ import xgboost.dask
 from distributed import Client, LocalCluster
 from mlflow.models import infer_signature
 
-import config
 import utils
 
 growth = json.loads(Path("benchmarks/rows.json").read_text())
@@ -81,12 +80,12 @@ table.round().astype(int)
 # reach them.
 
 # %%
-training_run = utils.latest_run("model_training")
+training_run = utils.latest_run("model_training", name="Cancer")
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-version = utils.registered_version(config.MODEL, training_run)
-model_uri = f"models:/{config.MODEL}/{version}"
+version = utils.registered_version("CancerModel", training_run)
+model_uri = f"models:/CancerModel/{version}"
 trained, model = utils.load_model(model_uri)
-about = {name: trained.metadata[name] for name in ["target", "classes", "types"]}
+about = {name: trained.metadata[name] for name in ["name", "target", "classes", "types"]}
 target, positive = about["target"], about["classes"][1]
 
 train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
@@ -138,7 +137,7 @@ with mlflow.start_run(run_name="Training_With_Dask") as run:
     info = mlflow.xgboost.log_model(
         booster,
         name="booster",
-        registered_model_name=config.DASK_MODEL,
+        registered_model_name="CancerModelDask",
         signature=infer_signature(values, booster.predict(xgb.DMatrix(values))),
         input_example=values.head(3),
         pip_requirements=utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas"),

@@ -28,6 +28,11 @@
 # make serve
 # docker compose -f docker/server/docker-compose.yml up --build
 # ```
+#
+# They serve the champion of the breast cancer data. To serve another registered model, give its address: `make serve
+# MODEL_URI=models:/NAME@ALIAS`, or `MODEL_URI=models:/NAME@ALIAS` before `docker compose`, or, without either,
+# `python -m steps.model_server --model-uri models:/NAME@ALIAS`. The server follows the alias; a version that is given
+# by its number, as in `models:/NAME/3`, stays.
 
 # %%
 import os
@@ -39,6 +44,7 @@ sys.path.insert(0, os.getcwd())
 
 # %% tags=["model_server"]
 import contextlib
+import re
 import socket
 import tempfile
 import threading
@@ -66,16 +72,17 @@ import config
 import utils
 from utils import StepError
 
-name, alias, host, port = "CancerModel", "champion", "127.0.0.1", 8000
-# hide name, alias, host, port = utils.arguments("model-server", "name", "alias", "host", "port")
+model_uri, host, port = "models:/CancerModel@champion", "127.0.0.1", 8000
+# hide model_uri, host, port = utils.arguments("model-server", "model-uri", "host", "port")
 
 # %% [markdown]
 # ## Loading a version
 #
-# Which version has the alias is one question to the registry. The version is loaded from a copy of its files, which is
-# removed at once: a server that runs for months will load many. With the model comes its `features`, the code that was
-# stored when it was trained. The server has no code of its own that makes numbers of rows, so it cannot make other
-# numbers than the training did. A version that cannot answer its own input example is not served.
+# Which version has the alias is one question to the registry. (Where none has it, the server ends with a line that says
+# which versions there are, why the gate refused each, and what to do.) The version is loaded from a copy of its files,
+# which is removed at once: a server that runs for months will load many. With the model comes its `features`, the code
+# that was stored when it was trained. The server has no code of its own that makes numbers of rows, so it cannot make
+# other numbers than the training did. A version that cannot answer its own input example is not served.
 
 
 # %% tags=["model_server"]
@@ -87,10 +94,6 @@ class Version:
     classes: list
     kinds: dict  # of each column: number, boolean, date or words
     words: dict  # of each column of words: those of the training data
-
-
-def current_number():
-    return int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
 
 
 def load_model(number):
@@ -128,7 +131,11 @@ def load(number):
 
 
 # %% tags=["model_server"]
-first = load(int(utils.version_uri(f"models:/{name}@{alias}").rpartition("/")[2]))
+registered = re.fullmatch("models:/([^/]+)/([0-9]+)", utils.version_uri(model_uri))
+if not registered:
+    raise StepError(f"{model_uri}: give models:/NAME@ALIAS or models:/NAME/NUMBER.")
+name, alias = registered[1], model_uri.partition("@")[2]  # without an alias: ""
+first = load(int(registered[2]))
 now = SimpleNamespace(version=first, problem=None)
 
 # %% [markdown]
@@ -195,7 +202,7 @@ class Answer(BaseModel):
 # in their place, an answer to few rows would take several times as long.
 
 # %% tags=["model_server"]
-app = FastAPI(title=f"{name}@{alias}", max_body_size=config.BODY_BYTES)
+app = FastAPI(title=model_uri, max_body_size=config.BODY_BYTES)
 registry = prometheus_client.CollectorRegistry()
 answers = prometheus_client.Counter("answers", "Answers", ["status"], registry=registry)
 row_count = prometheus_client.Counter("rows", "Rows", ["version"], registry=registry)
@@ -260,8 +267,7 @@ async def count_refusal(request: Request, error: HTTPException):
 
 @app.get("/health")
 async def health() -> dict[str, str | int | None]:
-    status = {"name": name, "alias": alias, "version": now.version.number}
-    return {**status, "problem": now.problem}
+    return {"model_uri": model_uri, "version": now.version.number, "problem": now.problem}
 
 
 @app.get("/metrics", response_class=Response)
@@ -273,9 +279,9 @@ async def metrics():
 # %% [markdown]
 # ## Following the alias
 #
-# Every few seconds a thread asks for the champion's number, which works with every store. A new version is loaded
-# beside the old one, which goes on answering, and takes over with a single assignment. Whatever is wrong with the new
-# one, the old one stays, the log and `/health` say why, and the thread goes on trying.
+# Every few seconds a thread asks once which version has the alias, which works with every store. A new version is
+# loaded beside the old one, which goes on answering, and takes over with a single assignment. Whatever is wrong with
+# the new one, the old one stays, the log and `/health` say why, and the thread goes on trying.
 #
 # What the server has promised to those who ask it must hold too: the columns and their kinds, the classes, and the
 # words that the first version knew (more are welcome). A version that breaks this needs a restart, of which they can be
@@ -302,7 +308,7 @@ def follow():
         time.sleep(config.FOLLOW_SECONDS)
         problem = None
         try:
-            number = current_number()
+            number = int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
             if number != now.version.number:
                 version = load(number)
                 check_promises(version)
@@ -323,9 +329,10 @@ def serve():
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", error)
         raise StepError(f"The server cannot start: {reason}. Give another host or port.") from None
-    threading.Thread(target=follow, daemon=True).start()
+    if alias:  # else there is nothing to follow
+        threading.Thread(target=follow, daemon=True).start()
     at = f"http://{host}:{listener.getsockname()[1]}"
-    logger.info(f"{name} version {first.number} answers at {at}/invocations; see {at}/docs")
+    logger.info(f"{model_uri}: version {first.number} answers at {at}/invocations; see {at}/docs")
     with contextlib.suppress(KeyboardInterrupt):  # the end, by Ctrl-C or SIGTERM
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
@@ -345,7 +352,7 @@ import requests
 import servers
 
 client = mlflow.MlflowClient()
-champion = client.get_model_version_by_alias("CancerModel", "champion")
+champion = client.get_model_version_by_alias(name, alias)
 training_run = mlflow.get_run(champion.run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 rows = utils.load_dataset(data_run, "test")[list(first.kinds)]
@@ -402,15 +409,15 @@ def wait_for(number):
     return requests.get(f"{url}/health", timeout=60).json()
 
 
-copy = client.copy_model_version(f"models:/CancerModel/{champion.version}", "CancerModel")
+copy = client.copy_model_version(f"models:/{name}/{champion.version}", name)
 url, server = start()
 with server:
     print("at first:", wait_for(champion.version))
-    client.set_registered_model_alias("CancerModel", "champion", copy.version)
+    client.set_registered_model_alias(name, alias, copy.version)
     print("forward: ", wait_for(copy.version))
-    client.set_registered_model_alias("CancerModel", "champion", champion.version)
+    client.set_registered_model_alias(name, alias, champion.version)
     print("and back:", wait_for(champion.version))
-client.delete_model_version("CancerModel", copy.version)
+client.delete_model_version(name, copy.version)
 
 # %% [markdown]
 # ## What it is not

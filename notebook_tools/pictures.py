@@ -1,4 +1,4 @@
-"""Takes the README's pictures in a real browser: of MLflow's UI over a finished walkthrough, and of MLServer.
+"""Takes the README's pictures in a real browser: of MLflow's UI over a finished walkthrough.
 
 usage: python -m notebook_tools.pictures [--store FOLDER] [--out FOLDER] [NAME ...]
 """
@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -18,7 +17,6 @@ import mlflow
 from PIL import Image
 from playwright.sync_api import Error as BrowserError
 from playwright.sync_api import sync_playwright
-from swagger_ui_bundle import swagger_ui_path
 
 import config
 import servers
@@ -26,6 +24,7 @@ from utils import StepError
 
 # One and a half picture points to a point of the page: sharp on good screens, and legible at the width of a README.
 WIDTH, HEIGHT, SCALE = 1120, 720, 1.5
+EXPERIMENT, MODEL = f"{config.NAME}_Classification", f"{config.NAME}Model"
 MAX_BYTES = 200_000
 # An empty page of the UI, which still has its menu, stays below these.
 MIN_COLOURS, MAX_BACKGROUND = 100, 0.97
@@ -237,9 +236,9 @@ class Store:
     def __init__(self, folder, address):
         self.address = address
         self.client = mlflow.MlflowClient(f"sqlite:///{(Path(folder) / 'mlflow.db').as_posix()}")
-        experiment = self.client.get_experiment_by_name(config.EXPERIMENT)
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if not experiment:
-            raise PictureError(f"{folder}: has no experiment {config.EXPERIMENT}. Run the notebook: make walkthrough")
+            raise PictureError(f"{folder}: has no experiment {EXPERIMENT}. Run the notebook: make walkthrough")
         self.experiment_id = experiment.experiment_id
 
     def search(self, filter_string):
@@ -261,9 +260,9 @@ class Store:
     def model_id(self):
         """Find the model that the training run logged and registered."""
         run_id = self.run_id("model_training")
-        versions = self.client.search_model_versions(f"name = '{config.MODEL}' and run_id = '{run_id}'")
+        versions = self.client.search_model_versions(f"name = '{MODEL}' and run_id = '{run_id}'")
         if not versions:
-            raise PictureError(f"the training run registered no {config.MODEL}")
+            raise PictureError(f"the training run registered no {MODEL}")
         return versions[0].source.removeprefix("models:/")
 
     def open(self, page, path=""):
@@ -342,16 +341,20 @@ def mlflow_main(page, store):
     """The start page."""
     set_height(page, 560)
     page.goto(store.address)
-    page.get_by_role("link", name=config.EXPERIMENT).wait_for()
-    return ["Welcome to MLflow", "Recent Experiments", config.EXPERIMENT]
+    page.get_by_role("link", name=EXPERIMENT).wait_for()
+    return ["Welcome to MLflow", "Recent Experiments", EXPERIMENT]
+
+
+def column(page, name):
+    """An entry in the list of columns that can be shown."""
+    return page.locator(".du-bois-light-tree-treenode").filter(has=page.get_by_text(name, exact=True))
 
 
 def choose_columns(page, away, wanted):
     """Change which columns the list of runs shows, and make them as wide as needed."""
     page.get_by_text("Columns", exact=True).click()
     for name in [*away, *wanted]:
-        entry = page.locator(".du-bois-light-tree-treenode").filter(has=page.get_by_text(name, exact=True))
-        entry.locator(".du-bois-light-tree-checkbox").first.click()
+        column(page, name).locator(".du-bois-light-tree-checkbox").first.click()
     page.keyboard.press("Escape")
     for name in ["Run Name", *wanted[-1:]]:
         page.locator(f".ag-header-cell[col-id$='`{name}`'] .ag-header-cell-resize").dblclick()
@@ -373,15 +376,15 @@ def pipeline_run(page, store):
     store.open(page, "runs?orderByKey=attributes.start_time&orderByAsc=false")
     page.get_by_label("Toggle sidebar").click()
     unfold(page, store, store.search("tags.step = 'pipeline'")[-1].info.run_id)
-    return ["Pipeline", "Data_Preprocessing", "Model_Training", "Model_Serving"]
+    return ["Pipeline", "Data_Preprocessing", "Model_Training", "Serving_Check"]
 
 
 def registry(page, store):
     """The versions of the model, one with the alias."""
     set_height(page, 700)
-    page.goto(f"{store.address}/#/models/{config.MODEL}")
+    page.goto(f"{store.address}/#/models/{MODEL}")
     page.get_by_text(f"@ {config.CHAMPION}").first.wait_for()
-    return [config.MODEL, "Version 1", f"@ {config.CHAMPION}"]
+    return [MODEL, "Version 1", f"@ {config.CHAMPION}"]
 
 
 def data_set(page, store):
@@ -395,19 +398,20 @@ def data_set(page, store):
 
 
 def runs_charts(page, store):
-    """The metrics of two trials, with a small and a large learning rate, round by round."""
+    """The metrics of all trials, round by round."""
     set_height(page, 700)
-    by_rate = sorted(store.trials(), key=lambda trial: float(trial.data.params["learning_rate"]))
-    two = ", ".join(f"'{trial.info.run_id}'" for trial in [by_rate[0], by_rate[-1]])
-    only = quote(f"attributes.run_id IN ({two})")
+    only = quote(f"tags.mlflow.parentRunId = '{store.run_id('hyperparameters_tuning')}'")
     store.open(page, f"runs?compareRunsMode=CHART&searchFilter={only}")
     page.get_by_label("Toggle sidebar").click()
     search = page.locator(f".ag-row[row-id='{store.run_id('hyperparameters_tuning')}']")
-    search.get_by_role("button").first.click()
-    page.locator(f".ag-row[row-id='{by_rate[0].info.run_id}']").first.wait_for()
+    search.get_by_role("button").first.click()  # unfold it
+    page.get_by_text("Trial_29", exact=True).first.wait_for()
+    page.locator("[data-testid='experiment-view-runs-visibility-column-header']").click()
+    page.get_by_text("Show all runs").click()
     search.locator(".is-visibility-toggle-checkbox").dispatch_event("click")  # it has no rounds
-    search_charts(page, "auc|logloss", 2)
-    return ["auc", "logloss"]
+    search_charts(page, "^(auc|logloss|num_boost_round)$", 3)
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot .scatterlayer .trace').length >= 60")
+    return ["auc", "logloss", "num_boost_round"]
 
 
 def compare_runs_counter_plot(page, store):
@@ -439,21 +443,31 @@ def model_artifacts(page, store):
     return ["flavors:", "python_function"]
 
 
-def model_metrics(page, store):
-    """How the training went, round by round."""
-    set_height(page, 640)
-    store.open(page, f"runs/{store.run_id('model_training')}/model-metrics")
-    search_charts(page, "train-logloss", 1)
-    return ["Model_Training", "train-logloss"]
-
-
-def logged_model(page, store):
-    """The page of the registered model's logged model, with its metrics on the test set."""
-    set_height(page, 900)
-    store.open(page, f"models/{store.model_id()}")
+def logged_models(page, store):
+    """The logged models of the notebook's own cells, with their metrics on the test set."""
+    set_height(page, 1400)  # the list of columns is long
+    store.open(page, "models")
     page.get_by_label("Toggle sidebar").click()
-    page.get_by_text("log_loss", exact=True).first.wait_for()
-    return ["tuned", "log_loss", "recall_score"]
+    page.get_by_text("Columns", exact=True).click()
+    page.get_by_text("Dataset: features").first.wait_for()
+    (test,) = {
+        f"{item.dataset.name} (#{item.dataset.digest})"
+        for item in store.client.get_run(store.run_id("data_preprocessing")).inputs.dataset_inputs
+        if item.dataset.name == "test"
+    }
+    column(page, f"Dataset: {test}").locator(".du-bois-light-tree-switcher").first.click()
+    page.get_by_text("true_positives", exact=True).first.wait_for()
+    kept = ["", "Model attributes", "Metrics", f"Dataset: {test}", "log_loss", "recall_score", "false_negatives"]
+    for title in page.locator(".du-bois-light-tree-treenode").all_inner_texts():
+        if title not in kept:
+            column(page, title).locator(".du-bois-light-tree-checkbox").first.click()
+    page.keyboard.press("Escape")
+    page.locator(".ag-header-cell").filter(has=page.get_by_text("Created")).first.click()  # the oldest first
+    page.locator(".ag-row").filter(has=page.get_by_text("baseline", exact=True)).and_(
+        page.locator("[row-index='0']")
+    ).first.wait_for()
+    set_height(page, 455)  # those of the pipeline come below
+    return ["tuned", "Too_Simple", test, "log_loss", "false_negatives"]
 
 
 def shap_plot(page, store):
@@ -475,8 +489,7 @@ MLFLOW_PICTURES = {
         compare_runs_counter_plot,
         system_metrics,
         model_artifacts,
-        model_metrics,
-        logged_model,
+        logged_models,
         shap_plot,
     ]
 }
@@ -536,50 +549,6 @@ def take_mlflow_pictures(chromium, folder, out, names=tuple(MLFLOW_PICTURES)):
     return paths
 
 
-# --- MLServer
-
-
-def take_mlserver(chromium, folder, out):
-    """Take the picture of the page on which MLServer describes the model.
-
-    Args:
-        chromium: Playwright's `Browser`.
-        folder: The folder of `mlflow.db`, and of MLServer's environment in `docker/mlserve/.venv`.
-        out: The folder of the picture, a `pathlib.Path`.
-
-    Returns:
-        The path of the file `mlserver.png`.
-
-    Raises:
-        PictureError: There is no environment, or the page does not come up.
-        StepError: MLServer does not start.
-    """
-    program = Path(folder, "docker", "mlserve", ".venv", "bin", "mlserver").resolve()
-    if not program.exists():
-        raise PictureError(f"mlserver: {program} is missing. Run the notebook: make walkthrough")
-    ports = {f"MLSERVER_{name}_PORT": str(servers.free_port()) for name in ["HTTP", "GRPC", "METRICS"]}
-    model = f"http://127.0.0.1:{ports['MLSERVER_HTTP_PORT']}/v2/models/cancer-model"
-
-    def serve_asset(route):
-        """Serve the page's program and style from a package: at its own address they may be out of reach."""
-        route.fulfill(path=Path(swagger_ui_path, route.request.url.rsplit("/", 1)[1]))
-
-    def show(page):
-        set_height(page, 760)
-        page.route(re.compile(r"//[^/]+/npm/swagger-ui-dist"), serve_asset)
-        page.goto(f"{model}/docs")
-        page.get_by_text("/v2/models/cancer-model/infer", exact=True).first.wait_for()
-        return ["/v2/models/cancer-model/infer", "/v2/models/cancer-model/ready"]
-
-    store = f"sqlite:///{Path(folder, 'mlflow.db').resolve()}"
-    command = [str(program), "start", str(program.parents[2])]
-    with servers.server(command, f"{model}/ready", folder, MLFLOW_TRACKING_URI=store, **ports):
-        page = new_page(chromium)
-        path = take("mlserver", show, page, out)
-        page.context.close()
-    return path
-
-
 def main(arguments=None):
     """Run the command line.
 
@@ -589,7 +558,7 @@ def main(arguments=None):
     Returns:
         The exit code: 0, or 1 where a picture could not be taken.
     """
-    known = [*MLFLOW_PICTURES, "mlserver"]
+    known = list(MLFLOW_PICTURES)
     parser = argparse.ArgumentParser(prog="notebook_tools.pictures", description="Take the pictures of the README.")
     parser.add_argument(
         "--store", type=Path, default=config.PROJECT_DIR, help="folder of mlflow.db and mlruns/; default: the project"
@@ -602,10 +571,7 @@ def main(arguments=None):
         parser.error(f"there is no picture {unknown[0]}; there are: {', '.join(known)}")
     try:
         with browser() as chromium:
-            wanted = [name for name in names if name in MLFLOW_PICTURES]
-            paths = take_mlflow_pictures(chromium, options.store, options.out, wanted) if wanted else []
-            if "mlserver" in names:
-                paths.append(take_mlserver(chromium, options.store, options.out))
+            paths = take_mlflow_pictures(chromium, options.store, options.out, names)
     except (PictureError, StepError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

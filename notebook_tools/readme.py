@@ -102,6 +102,13 @@ def without_hidden(source):
     return "\n".join(line for line in source.split("\n") if not line.startswith("# hide "))
 
 
+def caption(scripts):
+    """Say which scripts a cell goes into; None for a cell of the notebook alone."""
+    if len(scripts) > 1:
+        return "`steps/model_code.py` and others" if "model_code" in scripts else "all steps"
+    return f"`steps/{scripts[0]}.py`" if scripts else None
+
+
 class Page(Preprocessor):
     """Makes cells and outputs fit for a page that never changes without a reason."""
 
@@ -120,7 +127,7 @@ class Page(Preprocessor):
                 if "transient" in cell.metadata:  # its input is not shown
                     cells += [cell] if cell.outputs else []
                     continue
-                cell.metadata.script = next((tag for tag in tags if tag in SCRIPTS), None)
+                cell.metadata.script = caption([tag for tag in tags if tag in SCRIPTS])
                 cell.metadata.begins = cell.metadata.script not in (None, last)
                 last = cell.metadata.script or last
                 cell.source = without_hidden(cell.source)
@@ -261,7 +268,7 @@ def make_all(out):
                 shutil.rmtree(folder)
                 shutil.copytree(story, folder, symlinks=True)
             notebook = read_notebook(config.PROJECT_DIR / path)
-            execute(notebook, (folder / path).parent)
+            execute(notebook, (folder / path).parent, environments=True)
             if not story.exists():
                 shutil.copytree(folder, story, symlinks=True)
             text, plots = make_page(notebook, folder)

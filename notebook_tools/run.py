@@ -1,6 +1,6 @@
 """Runs a notebook from top to bottom, shows where it is, and says at the end what came out.
 
-usage: python -m notebook_tools.run [--chapters | NOTEBOOK ...]
+usage: python -m notebook_tools.run [--environments] [--chapters | NOTEBOOK ...]
 """
 
 import argparse
@@ -44,12 +44,13 @@ def copy_project(folder):
             shutil.copy2(config.PROJECT_DIR / name, folder / name)
 
 
-def execute(notebook, folder):
+def execute(notebook, folder, environments=False):
     """Execute all cells of a notebook, printing each section's heading on the way.
 
     Args:
         notebook: The `nbformat.NotebookNode`; its cells get their outputs.
         folder: The `pathlib.Path` of the folder to run in.
+        environments: Whether cells with the tag `environments`, which make further environments, are run too.
 
     Raises:
         CellExecutionError: A cell failed.
@@ -68,6 +69,7 @@ def execute(notebook, folder):
         timeout=None,
         resources={"metadata": {"path": folder}},
         on_cell_start=show_section,
+        skip_cells_with_tag="" if environments else "environments",
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # the kernel warns about each local connection
     )
     # nbclient's `execute` would do this too, and trip over a kernel that ends at once
@@ -84,9 +86,10 @@ def summary():
         A text of a few lines.
     """
     client = mlflow.MlflowClient()
-    runs = mlflow.search_runs(experiment_names=[config.EXPERIMENT], output_format="list")
+    experiment = f"{config.NAME}_Classification"
+    runs = mlflow.search_runs(experiment_names=[experiment], output_format="list")
     steps = [run for run in runs if "step" in run.data.tags]
-    lines = [f"{len(runs)} runs in the experiment {config.EXPERIMENT}, {len(steps)} of them steps."]
+    lines = [f"{len(runs)} runs in the experiment {experiment}, {len(steps)} of them steps."]
     for model in client.search_registered_models():
         versions = client.search_model_versions(f"name = '{model.name}'")
         champion = model.aliases.get(config.CHAMPION)
@@ -97,11 +100,12 @@ def summary():
     return "\n".join(lines)
 
 
-def run(source):
+def run(source, environments=False):
     """Run a notebook in its folder and keep the result beside it, as `.ipynb`.
 
     Args:
         source: The `pathlib.Path` of the notebook.
+        environments: As for `execute`.
 
     Returns:
         The exit code: 0, 1 where a cell failed, 2 where the notebook cannot be run as it is.
@@ -115,7 +119,7 @@ def run(source):
         return 2
     code = 1
     try:
-        execute(notebook, source.parent)
+        execute(notebook, source.parent, environments)
         code = 0
     except CellExecutionError as error:
         print(f"error: a cell of {source.name} failed; its output is in {result.name}\n{error}", file=sys.stderr)
@@ -144,10 +148,11 @@ def main(arguments=None):
     """
     parser = argparse.ArgumentParser(prog="notebook_tools.run", description="Run notebooks from top to bottom.")
     parser.add_argument("--chapters", action="store_true", help="run all chapters; needs the runs of modeling.py")
+    parser.add_argument("--environments", action="store_true", help="run the cells that make further environments too")
     parser.add_argument("notebooks", metavar="NOTEBOOK", nargs="*", help="default: modeling.py")
     options = parser.parse_args(arguments)
     for name in chapters() if options.chapters else options.notebooks or ["modeling.py"]:
-        code = run(config.PROJECT_DIR / name)
+        code = run(config.PROJECT_DIR / name, options.environments)
         if code:
             return code
     print(f"\n{summary()}\nThe outputs are in the .ipynb beside each notebook. To look at the runs: make ui")

@@ -60,6 +60,7 @@ with unfinished as place:
     unknown = {name: count / rows for name, count in unknown.items()}
     tags = {
         "step": "batch_scoring",
+        "name": info.metadata["name"],
         "model_version": model_uri,
         "model_id": info.model_id,
         "scored": input,
@@ -69,7 +70,7 @@ with unfinished as place:
     data = MetaDataset(
         LocalArtifactDatasetSource(input), "scored", tags["digest"], info.signature.inputs
     )
-    utils.set_experiment()
+    utils.set_experiment(info.metadata["name"])
     with mlflow.start_run(run_name="Batch_Scoring", tags=tags) as run:
         mlflow.log_input(data, context="scoring")
         mlflow.log_metrics({"rows": rows, "share_of_class_1": positive / rows})

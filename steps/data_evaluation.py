@@ -1,25 +1,31 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
-import matplotlib.pyplot as plt
+import json
+
 import mlflow
 import numpy as np
-import shap
+import pandas as pd
+import xgboost as xgb
 from loguru import logger
+
+import config
+import utils
+from utils import StepError
+
 from mlflow.exceptions import MlflowException
 from mlflow.models import MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
 
-import config
 import data_files
-import utils
-from utils import StepError
 
 eval_dataset, training_run_id = None, None
 eval_dataset, training_run_id = utils.arguments("data-evaluation", "eval-dataset", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
-version = utils.registered_version(config.MODEL, training_run)
-info, model = utils.load_model(f"models:/{config.MODEL}/{version}")
+data_name = training_run.data.tags["name"]
+model_name = f"{data_name}Model"
+version = utils.registered_version(model_name, training_run)
+info, model = utils.load_model(f"models:/{model_name}/{version}")
 target, classes = info.metadata["target"], info.metadata["classes"]
 if eval_dataset:
     table, _ = data_files.read_table(eval_dataset, model=info.metadata)
@@ -27,27 +33,21 @@ else:
     table = utils.load_dataset(data_run, "test")
 source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
 
-
-def training_rows(info):
-    """Load the rows that a registered version was trained on."""
-    data_run_id = mlflow.get_run(info.run_id).data.tags["data_run_id"]
-    return utils.load_dataset(mlflow.get_run(data_run_id), "train")
-
-
-trained_on = training_rows(info)
+trained_on = utils.load_dataset(data_run, "train")
 known = utils.known_rows(model.features(table), model.features(trained_on))
-objections, champion, champion_info = [], utils.champion_version(), None
+objections, champion, champion_info = [], utils.champion_version(model_name), None
 if champion and champion != version:
     try:
-        champion_info, champion_model = utils.load_model(f"models:/{config.MODEL}/{champion}")
+        champion_info, champion_model = utils.load_model(f"models:/{model_name}/{champion}")
         utils.check_alike(champion_info, info)
-        its_rows = champion_model.features(training_rows(champion_info))
+        its_rows = utils.load_dataset(utils.data_run_of(champion_info), "train")
+        its_rows = champion_model.features(its_rows)
         known |= utils.known_rows(champion_model.features(table), its_rows)
     except utils.EarlierVersion as error:
         logger.warning(f"{error} It counts as no champion.")
-    except (StepError, MlflowException, KeyError) as error:
+    except (StepError, MlflowException) as error:
         champion_info, reason = None, utils.in_one_line(error)
-        objections.append(f"The champion, version {champion}, is no measure: {reason}")
+        objections.append(f"The champion, version {champion}, cannot be compared: {reason}")
 rows = table[~known]
 
 if rows[target].nunique() < 2:
@@ -70,10 +70,22 @@ def losses(probability):
     return -np.log(np.clip(right, np.finfo(np.float32).eps, 1))
 
 
+def difference(these, others):
+    """Return the mean difference of losses, row by row, and its standard error."""
+    return (these - others).mean(), (these - others).std(ddof=1) / len(these) ** 0.5
+
+
+def log_difference(name, mean, error):
+    """Log what `difference` returns, with the test set that it was computed on."""
+    mlflow.log_metric(name, mean, dataset=test_data)
+    mlflow.log_metric(f"{name}_standard_error", error, dataset=test_data)
+
+
 def evaluate(classifier_id, values, model_id=None):
     """Evaluate a logged classifier, and note the metrics with the model around it."""
     data = utils.as_dataset(values.assign(**{target: test_label}), source, "features", target)
-    options = {"label_list": [0, 1], "pos_label": 1, "log_model_explainability": False}
+    options = {"label_list": [0, 1], "pos_label": 1}
+    options["log_model_explainability"] = False  # SHAP comes below, in fewer seconds
     result = mlflow.models.evaluate(
         f"models:/{classifier_id}", data, model_type="classifier", evaluator_config=options
     )
@@ -81,15 +93,8 @@ def evaluate(classifier_id, values, model_id=None):
     return result
 
 
-def log_difference(name, difference):
-    """Log the mean of a difference, row by row, and how far it may be off by chance."""
-    mlflow.log_metric(name, difference.mean(), dataset=test_data)
-    error = difference.std(ddof=1) / len(difference) ** 0.5
-    mlflow.log_metric(f"{name}_standard_error", error, dataset=test_data)
-
-
-utils.set_experiment()
-tags = {"step": "data_evaluation", "training_run_id": training_run.info.run_id}
+utils.set_experiment(data_name)
+tags = {"step": "data_evaluation", "name": data_name, "training_run_id": training_run.info.run_id}
 tags |= {"model_version": str(version), "eval_dataset": eval_dataset or "test set"}
 tags |= {"data_run_id": data_run.info.run_id, "data": training_run.data.tags["data"]}
 tags |= {"champion_before": str(champion)}
@@ -97,12 +102,12 @@ with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
     mlflow.log_metric("rows_seen_in_training", known.sum())
     test_values = model.features(rows)
     result = evaluate(info.metadata["classifier_id"], test_values, info.model_id)
-    loss = losses(model.answer(test_values).iloc[:, -1])
+    loss = losses(model.answer(test_values).iloc[:, -1])  # the probability of class 1
 
     share = (trained_on[target] == classes[1]).mean()
     guess_loss = losses(np.full(len(rows), share))
     mlflow.log_metric("guessing_log_loss", guess_loss.mean(), dataset=test_data)
-    log_difference("gain_over_guessing", guess_loss - loss)
+    log_difference("gain_over_guessing", *difference(guess_loss, loss))
 
     champion_loss = None
     if champion_info:
@@ -110,11 +115,16 @@ with mlflow.start_run(run_name="Data_Evaluation", tags=tags) as run:
             its_values = champion_model.features(rows)
             evaluate(champion_info.metadata["classifier_id"], its_values, champion_info.model_id)
         champion_loss = losses(champion_model.answer(its_values).iloc[:, -1])
-        log_difference("loss_above_champion", loss - champion_loss)
+        log_difference("loss_above_champion", *difference(loss, champion_loss))
 
-for name, unknown in model.unknown_words(rows, test_values).items():
+import matplotlib.pyplot as plt
+import shap
+
+for word_column, unknown in model.unknown_words(rows, test_values).items():
     if unknown:
-        logger.warning(f"{source}: {unknown:.1%} of the words in {name} are unknown to the model.")
+        logger.warning(
+            f"{source}: {unknown:.1%} of the words in {word_column} are unknown to the model."
+        )
 few = test_values.head(2000)
 shap_values = shap.TreeExplainer(model.classifier).shap_values(few)
 seeded = np.random.default_rng(config.SEED)
@@ -125,12 +135,11 @@ plt.close("all")
 
 def gate(result, loss, champion_loss):
     """Return what speaks against a version: a list of sentences."""
-    objections, gain = [], guess_loss - loss
-    error = gain.std(ddof=1) / len(gain) ** 0.5
+    objections, (gain, error) = [], difference(guess_loss, loss)
     if len(loss) < config.LEAST_ROWS:
         objections.append(f"There are {len(loss)} rows to judge it on, not {config.LEAST_ROWS}.")
-    if not (error > 0 and gain.mean() > config.GAIN_ERRORS * error):
-        gained = f"{gain.mean():.4f} ± {error:.4f}"
+    if not (error > 0 and gain > config.GAIN_ERRORS * error):
+        gained = f"{gain:.4f} ± {error:.4f}"
         objections.append(f"It is not clearly better than guessing: gain in log loss {gained}.")
     if champion_loss is not None and loss.mean() > champion_loss.mean():
         both = f"{loss.mean():.4f}, the champion's {champion_loss.mean():.4f}"
@@ -147,20 +156,28 @@ def gate(result, loss, champion_loss):
 objections += gate(result, loss, champion_loss)
 
 client = mlflow.MlflowClient()
-if utils.champion_version() not in [champion, version]:
+if utils.champion_version(model_name) not in [champion, version]:
     objections.append("Meanwhile another version has become the champion: evaluate again.")
 verdict = f"failed: {' '.join(objections)}" if objections else "passed"
 if not objections:
-    client.set_registered_model_alias(config.MODEL, config.CHAMPION, version)
-client.set_model_version_tag(config.MODEL, version, "gate", verdict)
+    client.set_registered_model_alias(model_name, config.CHAMPION, version)
+client.set_model_version_tag(model_name, version, "gate", verdict)
 client.set_tag(run.info.run_id, "gate", verdict)
-client.set_tag(run.info.run_id, "champion_after", str(utils.champion_version()))
+client.set_tag(run.info.run_id, "champion_after", str(utils.champion_version(model_name)))
+metrics = result.metrics
+card = f"""Trained on {training_run.data.tags["data"]}.
+Judged on {len(rows)} rows of {eval_dataset or "its test set"}, digest {test_data.digest}:
+log loss {metrics["log_loss"]:.4f} (guessing {guess_loss.mean():.4f}), recall of {classes[1]}
+{metrics["recall_score"]:.3f}, precision {metrics["precision_score"]:.3f} at a threshold of 0.5.
+Limits: one split of one data set. Data from elsewhere may differ: see the step drift-check. Words
+that it has not seen count as missing. Gate: {verdict}"""
+client.update_model_version(model_name, version, description=" ".join(card.split()))
 
 if objections:
-    alias = f"'{config.MODEL}', '{config.CHAMPION}', {version}"
+    move = f"'{model_name}', '{config.CHAMPION}', {version}"
     logger.warning(
         f"Version {version} does not become the champion. {' '.join(objections)} (The limits are in "
-        f"config.py.) To decide otherwise: mlflow.MlflowClient().set_registered_model_alias({alias})"
+        f"config.py.) To decide otherwise: mlflow.MlflowClient().set_registered_model_alias({move})"
     )
 else:
-    logger.info(f"Version {version} of {config.MODEL} is the champion.")
+    logger.info(f"Version {version} of {model_name} is the champion.")

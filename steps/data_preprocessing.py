@@ -2,19 +2,27 @@
 
 import json
 
+import mlflow
+import numpy as np
+import pandas as pd
+import xgboost as xgb
 from loguru import logger
+
+import config
+import utils
+from utils import StepError
+
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
 
-import config
 import data_files
-import utils
 
-test_size, dataset, target, positive_class = 0.33, None, None, None
-test_size, dataset, target, positive_class = utils.arguments(
-    "data-preprocessing", "test-size", "dataset", "target", "positive-class"
+test_size, dataset, target, positive_class, data_name = 0.33, None, None, None, None
+test_size, dataset, target, positive_class, data_name = utils.arguments(
+    "data-preprocessing", "test-size", "dataset", "target", "positive-class", "name"
 )
 
+data_name = utils.data_name(data_name, dataset)
 if dataset:
     data, target = data_files.read_table(dataset, target)
 else:
@@ -101,7 +109,7 @@ def features(table, types):
     Raises:
         MlflowException: No rows, a column is missing, or a value is not of its column's kind.
     """
-    refuse = MlflowException.invalid_parameter_value
+    refuse = MlflowException.invalid_parameter_value  # a server answers with status 400
     columns = {}
     if lacking := [column["name"] for column in types if column["name"] not in table]:
         raise refuse(f"Columns are missing: {', '.join(lacking)}.")
@@ -111,7 +119,7 @@ def features(table, types):
             columns[name] = as_numbers(table[name], column)
         except (TypeError, ValueError, OverflowError):
             raise refuse(f"{name}: a value is not of its kind, {column['kind']}.") from None
-    if {"mean symmetry", "mean texture"} <= set(columns):
+    if {"mean symmetry", "mean texture"} <= set(columns):  # features of your own go here
         with np.errstate(all="ignore"):
             ratio = columns["mean symmetry"] / columns["mean texture"]
         columns["symmetry per texture"] = np.where(np.abs(ratio) < LARGEST, ratio, np.nan)
@@ -124,14 +132,16 @@ def features(table, types):
         raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
     if not isinstance(table, pd.DataFrame):
         return values
-    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's wish
+    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's rule
     return pd.DataFrame(values, columns=names, index=table.index)
 
 
 known = int(utils.known_rows(features(test, types), features(train, types)).sum())
+utils.check_name(data_name, target, classes, types)
 
-utils.set_experiment()
-tags = {"step": "data_preprocessing", "target": target, "classes": json.dumps(classes)}
+utils.set_experiment(data_name)  # Cancer_Classification, unless you have chosen another one
+tags = {"step": "data_preprocessing", "name": data_name}
+tags |= {"target": target, "classes": json.dumps(classes)}
 source = dataset or "breast cancer"
 with mlflow.start_run(run_name="Data_Preprocessing", tags=tags) as run:
     mlflow.log_params({"test_size": test_size, "seed": config.SEED, "data_source": source})

@@ -5,7 +5,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 from loguru import logger
-from mlflow.exceptions import MlflowException
 from scipy import stats
 
 import config
@@ -21,11 +20,7 @@ if not input:
 model_uri = utils.version_uri(model_uri)
 info, model = utils.load_model(model_uri)
 types, classes = info.metadata["types"], info.metadata["classes"]
-try:
-    data_run = mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
-except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
-    reason = "was not trained here, so there are no data to compare with"
-    raise StepError(f"{model_uri} {reason}. Give another version of {config.MODEL}.") from None
+data_run = utils.data_run_of(info)
 train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
 new = pd.concat([part for part, _ in data_files.read_parts(input, types)])
 if len(new) < config.DRIFT["rows"]:
@@ -109,9 +104,10 @@ for axis, name in zip(axes.flat, shown, strict=True):
 plt.close(figure)
 
 data = utils.as_dataset(new, input, "incoming", None)
-tags = {"step": "drift_check", "checked": input, "digest": data.digest, "model_id": info.model_id}
+tags = {"step": "drift_check", "name": info.metadata["name"], "model_version": model_uri}
+tags |= {"checked": input, "digest": data.digest, "model_id": info.model_id}
 tags |= {"data_run_id": data_run.info.run_id, "drift": "yes" if drifted else "no"}
-utils.set_experiment()
+utils.set_experiment(info.metadata["name"])
 with mlflow.start_run(run_name="Drift_Check", tags=tags) as run:
     mlflow.log_params(limits)
     mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)

@@ -1,5 +1,17 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
+import json
+
+import mlflow
+import numpy as np
+import pandas as pd
+import xgboost as xgb
+from loguru import logger
+
+import config
+import utils
+from utils import StepError
+
 import re
 import unicodedata
 
@@ -65,7 +77,7 @@ def features(table, types):
     Raises:
         MlflowException: No rows, a column is missing, or a value is not of its column's kind.
     """
-    refuse = MlflowException.invalid_parameter_value
+    refuse = MlflowException.invalid_parameter_value  # a server answers with status 400
     columns = {}
     if lacking := [column["name"] for column in types if column["name"] not in table]:
         raise refuse(f"Columns are missing: {', '.join(lacking)}.")
@@ -75,7 +87,7 @@ def features(table, types):
             columns[name] = as_numbers(table[name], column)
         except (TypeError, ValueError, OverflowError):
             raise refuse(f"{name}: a value is not of its kind, {column['kind']}.") from None
-    if {"mean symmetry", "mean texture"} <= set(columns):
+    if {"mean symmetry", "mean texture"} <= set(columns):  # features of your own go here
         with np.errstate(all="ignore"):
             ratio = columns["mean symmetry"] / columns["mean texture"]
         columns["symmetry per texture"] = np.where(np.abs(ratio) < LARGEST, ratio, np.nan)
@@ -88,25 +100,16 @@ def features(table, types):
         raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
     if not isinstance(table, pd.DataFrame):
         return values
-    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's wish
+    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's rule
     return pd.DataFrame(values, columns=names, index=table.index)
 
 
-import json
 import time
 
-import matplotlib.pyplot as plt
 import optuna
-import xgboost as xgb
-from loguru import logger
 from mlflow.entities import Metric
 from optuna.trial import TrialState
-from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
 from sklearn.model_selection import RepeatedStratifiedKFold
-
-import config
-import utils
-from utils import StepError
 
 n_trials, data_run_id, storage, study_name = 30, None, None, None
 n_trials, data_run_id, storage, study_name = utils.arguments(
@@ -121,7 +124,7 @@ train, target = utils.load_dataset(data_run, "train"), data_run.data.tags["targe
 types = mlflow.artifacts.load_dict(f"runs:/{data_run.info.run_id}/types.json")
 classes = json.loads(data_run.data.tags["classes"])
 values, label = features(train, types), (train[target] == classes[1]).astype(int)
-dtrain = xgb.DMatrix(values, label=label)
+dtrain = xgb.DMatrix(values, label=label)  # XGBoost's own form of data
 
 ranges = {
     "max_depth": [2, 3],
@@ -175,6 +178,7 @@ def objective(trial):
 train_uri = f"runs:/{data_run.info.run_id}/datasets/train.csv"
 train_data = utils.as_dataset(train, train_uri, "train", target)
 study_name = study_name or f"tuning-{train_data.digest}"
+# two workers with one seed would draw the same trials
 seed = None if storage else config.SEED
 study = optuna.create_study(
     direction="minimize",
@@ -183,20 +187,25 @@ study = optuna.create_study(
     study_name=study_name,
     load_if_exists=True,
 )
-
-goal = f"log loss of the best round, {config.N_FOLDS} folds, {config.N_REPEATS} times"
-about = {"data": train_data.digest, "objective": goal, "ranges": ranges}
-known = study.user_attrs.get("about", about)
-if known != about:
-    raise StepError(f"Study {study_name} is about {known}, not {about}: give another study-name.")
-study.set_user_attr("about", about)
 finished = len(study.get_trials(states=[TrialState.COMPLETE]))
 enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
 
-utils.set_experiment()
+# what the study is about is written into it, so that trials on other data or from other ranges never mix
+goal = f"log loss of the best round, {config.N_FOLDS} folds, {config.N_REPEATS} times"
+subject = {"data": train_data.digest, "objective": goal, "ranges": ranges}
+written = study.user_attrs.get("about", subject)
+if written != subject:
+    raise StepError(
+        f"Study {study_name} is about {written}, not {subject}: give another study-name."
+    )
+study.set_user_attr("about", subject)
+
+utils.set_experiment(data_run.data.tags["name"])
 mlflow.set_system_metrics_sampling_interval(1)
 tags = {"step": "hyperparameters_tuning", "data_run_id": data_run.info.run_id}
-tags |= {"data": data_run.data.tags["data"], **({"study": study_name} if storage else {})}
+tags |= {name: data_run.data.tags[name] for name in ["name", "data"]}
+if storage:
+    tags["study"] = study_name
 with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True, tags=tags) as run:
     mlflow.log_input(train_data, context="tuning")
     mlflow.log_dict(ranges, "ranges.json")
@@ -211,23 +220,37 @@ with mlflow.start_run(run_name="Hyperparameters_Search", log_system_metrics=True
 shown = ", ".join(f"{name} {value:.4g}" for name, value in chosen.items())
 logger.info(f"best of {len(study.trials)} trials: log loss {best.value:.4f} with {shown}")
 
-client = mlflow.MlflowClient()
-with plt.rc_context():  # Optuna's plots change the style of all later ones
-    history = plot_optimization_history(study).figure
-    client.log_figure(run.info.run_id, history, "plots/optimization_history.png")
-    if len({trial.value for trial in study.trials}) > 1:  # else nothing can be important
-        importances = plot_param_importances(study).figure
-        client.log_figure(run.info.run_id, importances, "plots/param_importances.png")
-    plt.close("all")
-# a third more rounds than the best trial took, to see what follows them
-params = {"objective": "binary:logistic", "nthread": utils.threads(train), **best.params}
-rounds = chosen["num_boost_round"]
-curves = xgb.cv(params, dtrain, rounds * 4 // 3, folds=folds, metrics="logloss", seed=config.SEED)
-figure, axis = plt.subplots(figsize=(8, 4), layout="constrained")
-for name, shown in [("train", "trained on"), ("test", "held out")]:
-    axis.plot(range(1, len(curves) + 1), curves[f"{name}-logloss-mean"], label=shown)
-axis.axvline(rounds, color="gray", linestyle=":", label=f"best round: {rounds}")
-axis.set(xlabel="boosting round", ylabel="log loss", title=f"The best trial, number {best.number}")
-axis.legend()
-client.log_figure(run.info.run_id, figure, "plots/best_trial.png")
-plt.close(figure)
+import matplotlib.pyplot as plt
+from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
+
+
+def draw(client, run_id):
+    with plt.rc_context():  # Optuna's plots change the style of all later ones
+        history = plot_optimization_history(study).figure
+        client.log_figure(run_id, history, "plots/optimization_history.png")
+        if len({trial.value for trial in study.trials}) > 1:  # else nothing can be important
+            importances = plot_param_importances(study).figure
+            importances.set_layout_engine("constrained")
+            client.log_figure(run_id, importances, "plots/param_importances.png")
+        plt.close("all")
+    # a third more rounds than the best trial took, to see what follows them
+    params = {"objective": "binary:logistic", "nthread": utils.threads(train), **best.params}
+    rounds = chosen["num_boost_round"]
+    curves = xgb.cv(
+        params, dtrain, rounds * 4 // 3, folds=folds, metrics="logloss", seed=config.SEED
+    )
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name, shown in [("train", "trained on"), ("test", "held out")]:
+        axes[0].plot(range(1, len(curves) + 1), curves[f"{name}-logloss-mean"], label=shown)
+    axes[0].legend()
+    held_out = curves["test-logloss-mean"]
+    around = held_out[held_out < 1.15 * held_out.min()]
+    axes[1].plot(around.index + 1, around, color="C1")
+    for axis, title in zip(axes, [f"Trial {best.number}", "Held out, its end"], strict=True):
+        axis.axvline(rounds, color="gray", linestyle=":")
+        axis.set(xlabel="boosting round", ylabel="log loss", title=title)
+    client.log_figure(run_id, figure, "plots/best_trial.png")
+    plt.close(figure)
+
+
+draw(mlflow.MlflowClient(), run.info.run_id)

@@ -65,7 +65,7 @@ def features(table, types):
     Raises:
         MlflowException: No rows, a column is missing, or a value is not of its column's kind.
     """
-    refuse = MlflowException.invalid_parameter_value
+    refuse = MlflowException.invalid_parameter_value  # a server answers with status 400
     columns = {}
     if lacking := [column["name"] for column in types if column["name"] not in table]:
         raise refuse(f"Columns are missing: {', '.join(lacking)}.")
@@ -75,7 +75,7 @@ def features(table, types):
             columns[name] = as_numbers(table[name], column)
         except (TypeError, ValueError, OverflowError):
             raise refuse(f"{name}: a value is not of its kind, {column['kind']}.") from None
-    if {"mean symmetry", "mean texture"} <= set(columns):
+    if {"mean symmetry", "mean texture"} <= set(columns):  # features of your own go here
         with np.errstate(all="ignore"):
             ratio = columns["mean symmetry"] / columns["mean texture"]
         columns["symmetry per texture"] = np.where(np.abs(ratio) < LARGEST, ratio, np.nan)
@@ -88,7 +88,7 @@ def features(table, types):
         raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
     if not isinstance(table, pd.DataFrame):
         return values
-    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's wish
+    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's rule
     return pd.DataFrame(values, columns=names, index=table.index)
 
 
@@ -107,7 +107,7 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
 
     def features(self, table):
         """Turn raw rows into what the classifier sees, with the code stored with this model."""
-        return features(table, self.about["types"])
+        return features(table, self.about["types"])  # the function, not this method
 
     def answer(self, values):
         """Return the answers to n rows of features: a DataFrame with n rows."""
@@ -127,18 +127,7 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
         return shares
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
-        """Predict the class of each row.
-
-        Args:
-            context: Not used, like `params`.
-            model_input: n rows as they stand in the file; columns in any order, others are ignored.
-
-        Returns:
-            A DataFrame of n rows: `prediction` and, of each class, `probability of …`.
-
-        Raises:
-            MlflowException: What `features` refuses: status 400 of a server.
-        """
+        """Return for n rows of the file n rows: `prediction`, and of each class `probability of …`."""
         values = self.features(model_input)
         for name, share in self.unknown_words(model_input, values).items():
             if share:

@@ -1,6 +1,7 @@
 # Generated from chapters/own_server.py by notebook_tools/extract.py: do not edit, change the notebook.
 
 import contextlib
+import re
 import socket
 import tempfile
 import threading
@@ -28,8 +29,8 @@ import config
 import utils
 from utils import StepError
 
-name, alias, host, port = "CancerModel", "champion", "127.0.0.1", 8000
-name, alias, host, port = utils.arguments("model-server", "name", "alias", "host", "port")
+model_uri, host, port = "models:/CancerModel@champion", "127.0.0.1", 8000
+model_uri, host, port = utils.arguments("model-server", "model-uri", "host", "port")
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,6 @@ class Version:
     classes: list
     kinds: dict  # of each column: number, boolean, date or words
     words: dict  # of each column of words: those of the training data
-
-
-def current_number():
-    return int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
 
 
 def load_model(number):
@@ -80,7 +77,11 @@ def load(number):
     )
 
 
-first = load(int(utils.version_uri(f"models:/{name}@{alias}").rpartition("/")[2]))
+registered = re.fullmatch("models:/([^/]+)/([0-9]+)", utils.version_uri(model_uri))
+if not registered:
+    raise StepError(f"{model_uri}: give models:/NAME@ALIAS or models:/NAME/NUMBER.")
+name, alias = registered[1], model_uri.partition("@")[2]  # without an alias: ""
+first = load(int(registered[2]))
 now = SimpleNamespace(version=first, problem=None)
 
 largest = float(np.finfo(np.float32).max)
@@ -123,7 +124,7 @@ class Answer(BaseModel):
     probabilities: list[list[float]]
 
 
-app = FastAPI(title=f"{name}@{alias}", max_body_size=config.BODY_BYTES)
+app = FastAPI(title=model_uri, max_body_size=config.BODY_BYTES)
 registry = prometheus_client.CollectorRegistry()
 answers = prometheus_client.Counter("answers", "Answers", ["status"], registry=registry)
 row_count = prometheus_client.Counter("rows", "Rows", ["version"], registry=registry)
@@ -180,8 +181,7 @@ async def count_refusal(request: Request, error: HTTPException):
 
 @app.get("/health")
 async def health() -> dict[str, str | int | None]:
-    status = {"name": name, "alias": alias, "version": now.version.number}
-    return {**status, "problem": now.problem}
+    return {"model_uri": model_uri, "version": now.version.number, "problem": now.problem}
 
 
 @app.get("/metrics", response_class=Response)
@@ -209,7 +209,7 @@ def follow():
         time.sleep(config.FOLLOW_SECONDS)
         problem = None
         try:
-            number = current_number()
+            number = int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)
             if number != now.version.number:
                 version = load(number)
                 check_promises(version)
@@ -230,9 +230,10 @@ def serve():
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", error)
         raise StepError(f"The server cannot start: {reason}. Give another host or port.") from None
-    threading.Thread(target=follow, daemon=True).start()
+    if alias:  # else there is nothing to follow
+        threading.Thread(target=follow, daemon=True).start()
     at = f"http://{host}:{listener.getsockname()[1]}"
-    logger.info(f"{name} version {first.number} answers at {at}/invocations; see {at}/docs")
+    logger.info(f"{model_uri}: version {first.number} answers at {at}/invocations; see {at}/docs")
     with contextlib.suppress(KeyboardInterrupt):  # the end, by Ctrl-C or SIGTERM
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 

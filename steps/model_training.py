@@ -1,5 +1,17 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
+import json
+
+import mlflow
+import numpy as np
+import pandas as pd
+import xgboost as xgb
+from loguru import logger
+
+import config
+import utils
+from utils import StepError
+
 import re
 import unicodedata
 
@@ -65,7 +77,7 @@ def features(table, types):
     Raises:
         MlflowException: No rows, a column is missing, or a value is not of its column's kind.
     """
-    refuse = MlflowException.invalid_parameter_value
+    refuse = MlflowException.invalid_parameter_value  # a server answers with status 400
     columns = {}
     if lacking := [column["name"] for column in types if column["name"] not in table]:
         raise refuse(f"Columns are missing: {', '.join(lacking)}.")
@@ -75,7 +87,7 @@ def features(table, types):
             columns[name] = as_numbers(table[name], column)
         except (TypeError, ValueError, OverflowError):
             raise refuse(f"{name}: a value is not of its kind, {column['kind']}.") from None
-    if {"mean symmetry", "mean texture"} <= set(columns):
+    if {"mean symmetry", "mean texture"} <= set(columns):  # features of your own go here
         with np.errstate(all="ignore"):
             ratio = columns["mean symmetry"] / columns["mean texture"]
         columns["symmetry per texture"] = np.where(np.abs(ratio) < LARGEST, ratio, np.nan)
@@ -88,21 +100,13 @@ def features(table, types):
         raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
     if not isinstance(table, pd.DataFrame):
         return values
-    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's wish
+    names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's rule
     return pd.DataFrame(values, columns=names, index=table.index)
 
 
-import json
-
-import xgboost as xgb
-from loguru import logger
 from mlflow.models import ModelSignature, infer_signature
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType
-
-import config
-import utils
-from utils import StepError
 
 data_run_id, tuning_run_id = None, None
 data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
@@ -110,19 +114,13 @@ data_run = utils.latest_run("data_preprocessing", data_run_id)
 train, target = utils.load_dataset(data_run, "train"), data_run.data.tags["target"]
 types = mlflow.artifacts.load_dict(f"runs:/{data_run.info.run_id}/types.json")
 classes = json.loads(data_run.data.tags["classes"])
+data_name = data_run.data.tags["name"]
+model_name = f"{data_name}Model"
 values, label = features(train, types), (train[target] == classes[1]).astype(int)
 dtrain = xgb.DMatrix(values, label=label)
 
-tuning_run = utils.latest_run(
-    "hyperparameters_tuning", tuning_run_id, data_run_id=data_run.info.run_id
-)
-
-if (
-    "study" in tuning_run.data.tags and not tuning_run_id
-):  # of several searches that share a study, the best
-    these = {"data_run_id": data_run.info.run_id, "study": tuning_run.data.tags["study"]}
-    tuning_run = utils.latest_run("hyperparameters_tuning", order_by="metrics.logloss ASC", **these)
-
+of_these_data = {"data_run_id": data_run.info.run_id}  # no search on other data will do
+tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **of_these_data)
 best = tuning_run.data.params
 params = {name: float(best[name]) for name in ["learning_rate", "subsample", "colsample_bytree"]}
 params["max_depth"] = int(best["max_depth"])
@@ -144,7 +142,7 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
 
     def features(self, table):
         """Turn raw rows into what the classifier sees, with the code stored with this model."""
-        return features(table, self.about["types"])
+        return features(table, self.about["types"])  # the function, not this method
 
     def answer(self, values):
         """Return the answers to n rows of features: a DataFrame with n rows."""
@@ -164,18 +162,7 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
         return shares
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
-        """Predict the class of each row.
-
-        Args:
-            context: Not used, like `params`.
-            model_input: n rows as they stand in the file; columns in any order, others are ignored.
-
-        Returns:
-            A DataFrame of n rows: `prediction` and, of each class, `probability of …`.
-
-        Raises:
-            MlflowException: What `features` refuses: status 400 of a server.
-        """
+        """Return for n rows of the file n rows: `prediction`, and of each class `probability of …`."""
         values = self.features(model_input)
         for name, share in self.unknown_words(model_input, values).items():
             if share:
@@ -183,7 +170,7 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
         return self.answer(values)
 
 
-about = {"target": target, "classes": classes, "types": types}
+about = {"name": data_name, "target": target, "classes": classes, "types": types}
 with_each = {
     "pip_requirements": utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas"),
     "step": rounds - 1,
@@ -203,7 +190,7 @@ def log_model(classifier, name):
     here = TableClassifier()  # as the cell above has it
     here.classifier, here.about = classifier, about
     raw, answer = train.drop(columns=target), here.answer(values)
-    example = raw.head(3).astype(object)
+    example = raw.head(3).astype(object)  # in JSON, NaN has to be None
     model_info = mlflow.pyfunc.log_model(
         name=name,
         python_model=str(config.PROJECT_DIR / "steps" / "model_code.py"),
@@ -219,11 +206,11 @@ def log_model(classifier, name):
     stored = mlflow.pyfunc.load_model(model_info.model_uri).unwrap_python_model()
     if not (stored.features(raw).equals(values) and stored.answer(values).equals(answer)):
         raise StepError("steps/model_code.py is not what the cells say. First: make scripts")
-    return mlflow.register_model(model_info.model_uri, config.MODEL, tags={"classes": str(classes)})
+    return mlflow.register_model(model_info.model_uri, model_name, tags={"classes": str(classes)})
 
 
-utils.set_experiment()
-tags = {"step": "model_training", "data": data_run.data.tags["data"]}
+utils.set_experiment(data_name)
+tags = {"step": "model_training", "name": data_name, "data": data_run.data.tags["data"]}
 tags |= {"data_run_id": data_run.info.run_id, "tuning_run_id": tuning_run.info.run_id}
 with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
     mlflow.MlflowClient().log_inputs(run.info.run_id, data_run.inputs.dataset_inputs)
@@ -246,14 +233,14 @@ with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
     booster_info = mlflow.xgboost.log_model(
         booster,
         name="booster",
-        registered_model_name=config.BOOSTER_MODEL,
+        registered_model_name=f"{model_name}Booster",
         signature=infer_signature(values, booster.predict(dtrain)),
         input_example=values.head(3),
         metadata=about,
         **with_each,
     )
-
+booster_version = booster_info.registered_model_version
 logger.info(
-    f"registered {config.MODEL} version {model_version.version} and {config.BOOSTER_MODEL} version "
-    f"{booster_info.registered_model_version}: {rounds} rounds, {len(train)} rows"
+    f"registered {model_name} version {model_version.version} and {model_name}Booster version "
+    f"{booster_version}: {rounds} rounds, {len(train)} rows"
 )

@@ -48,6 +48,12 @@ def walkthrough(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def mlserver_environment(walkthrough):
+    """The walkthrough's folder with MLServer's environment in it, as `make mlserve` makes it; a notebook run does not."""
+    succeed(walkthrough.run("make", "-o", ".venv/installed", "docker/mlserve/.venv/installed"))
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A copy of the project in which the steps up to the training have run, each with `mlflow run`.
 

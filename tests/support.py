@@ -10,15 +10,22 @@ import time
 from pathlib import Path
 
 import mlflow
+import numpy as np
+import pandas as pd
 import psutil
+import requests
 import yaml
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 import config
 import servers
+import utils
 from notebook_tools.run import copy_project
 
 ROOT = config.PROJECT_DIR
+# What follows the name of the breast cancer data.
+EXPERIMENT = "Cancer_Classification"
+MODEL, BOOSTER_MODEL, CUSTOM_MODEL = "CancerModel", "CancerModelBooster", "CustomCancerModel"
 # The entry points that `main` runs.
 PIPELINE = set(yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]) - {
     "main",
@@ -173,3 +180,88 @@ def v2_request(frame):
         kind = "FP64" if column.dtype == float else "BYTES"
         inputs.append({"name": name, "shape": [len(frame), 1], "datatype": kind, "data": values})
     return {"parameters": {"content_type": "pd"}, "inputs": inputs}
+
+
+# --- The doors of a model: what each server answers to the rows of a frame, as a frame
+
+
+def post(address, body):
+    """Send a body as JSON, and give what is answered."""
+    response = requests.post(address, json=body, timeout=60)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def ask_invocations(url, frame):
+    """Ask MLflow's own address, which MLServer has too."""
+    return pd.DataFrame(post(f"{url}/invocations", utils.as_request(frame))["predictions"])
+
+
+def ask_v2(url, frame):
+    """Ask MLServer in the V2 protocol."""
+    outputs = post(f"{url}/v2/models/cancer-model/infer", v2_request(frame))["outputs"]
+    return pd.DataFrame({output["name"]: output["data"] for output in outputs})
+
+
+def ask_own_server(url, frame):
+    """Ask the own server."""
+    records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    said = post(f"{url}/invocations", {"dataframe_records": records})
+    names = [f"probability of {name}" for name in said["classes"]]
+    return pd.DataFrame(said["probabilities"], columns=names).assign(prediction=said["predictions"])
+
+
+def passengers():
+    """A table with words, gaps, true and false, dates, whole numbers and decimals."""
+    rng = np.random.default_rng(0)
+    rows = 300
+    frame = pd.DataFrame(
+        {
+            "age": np.where(rng.random(rows) < 0.2, np.nan, rng.integers(1, 80, rows)),
+            "fare": rng.gamma(2, 15, rows).round(2),
+            "sex": rng.choice(["male", "female"], rows),
+            "deck": rng.choice(["A", "B", None], rows),
+            "alone": rng.choice([True, False], rows),
+            "boarded": (pd.Timestamp("1912-04-10") + pd.to_timedelta(rng.integers(0, 9, rows), "D")).astype(str),
+        }
+    )
+    return frame.assign(survived=np.where((frame.sex == "female") ^ (rng.random(rows) < 0.2), "yes", "no"))
+
+
+# What passengers.csv is called, and what its champion is.
+PASSENGERS_URI = "models:/passengersModel@champion"
+# as a client has them: another order, a further column, an unknown word, gaps, whole numbers for decimals
+RAW = pd.DataFrame(
+    {
+        "name": ["Ann", "Bob", "Cid"],
+        "boarded": ["1912-04-11", "1912-04-14", None],
+        "alone": [True, None, False],
+        "deck": ["B", "Z", None],
+        "sex": ["female", "male", "female"],
+        "fare": [7, 31, 8],
+        "age": [None, 40, 3],
+    },
+    dtype=object,
+)
+
+
+def check_answer_to_raw(answer):
+    """Check a door's answer to RAW, to 1e-6: what is expected is computed by hand from the classifier and the types."""
+    _, model = utils.load_model(PASSENGERS_URI)
+    places = {column["name"]: column.get("words") for column in model.about["types"]}
+    days = [(pd.Timestamp(day) - pd.Timestamp(0)).days if day else np.nan for day in RAW.boarded]
+    values = pd.DataFrame(
+        {
+            "age": [np.nan, 40, 3],
+            "fare": [7, 31, 8],
+            "sex": [places["sex"].index(word) for word in RAW.sex],
+            "deck": [places["deck"].index("B"), np.nan, np.nan],
+            "alone": [1, np.nan, 0],
+            "boarded": days,
+        },
+        dtype=float,
+    )
+    expected, classes = model.classifier.predict_proba(values), model.about["classes"]
+    probabilities = answer[[f"probability of {name}" for name in classes]]
+    np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-6)
+    assert list(answer["prediction"]) == [classes[place] for place in expected.argmax(axis=1)]

@@ -46,10 +46,6 @@ def test_pictures_of_the_ui(chromium, walkthrough, tmp_path):
         check_picture(path)
 
 
-def test_picture_of_mlserver(chromium, walkthrough, tmp_path):
-    check_picture(pictures.take_mlserver(chromium, walkthrough.folder, tmp_path))
-
-
 def test_no_picture_of_an_error_page(chromium, walkthrough, tmp_path):
     with pictures.mlflow_ui(walkthrough.folder) as store:
 

@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pytest
 import xgboost as xgb
+from support import MODEL
 
 import config
 import utils
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.nightly  # `make test` has the story, this what goes on
 @pytest.fixture(scope="module")
 def after_chapters(walkthrough):
     """The walkthrough's project after `make chapters`."""
-    walkthrough.champion = walkthrough.registry()[config.MODEL][1][config.CHAMPION]
+    walkthrough.champion = walkthrough.registry()[MODEL][1][config.CHAMPION]
     result = walkthrough.run(sys.executable, "-m", "notebook_tools.run", "--chapters")
     assert result.returncode == 0, result.stdout + result.stderr
     return walkthrough
@@ -77,12 +78,16 @@ def test_after_deployment(after_chapters):
     """A file like the training data passes, another is noticed, and the alias and the last runs are as before."""
     run = after_chapters.newest("batch_scoring")
     assert run.data.metrics["rows"] == 188
-    assert run.data.tags["model_version"] == f"models:/{config.MODEL}/{after_chapters.champion}"
+    assert run.data.tags["model_version"] == f"models:/{MODEL}/{after_chapters.champion}"
     second_lab, first = after_chapters.runs("tags.step = 'drift_check'")
     assert [first.data.tags["drift"], second_lab.data.tags["drift"]] == ["no", "yes"]
-    assert after_chapters.registry()[config.MODEL][1] == {config.CHAMPION: after_chapters.champion}
+    assert after_chapters.registry()[MODEL][1] == {config.CHAMPION: after_chapters.champion}
     said = output_of(after_chapters, "after_deployment")
     assert f"gate: passed\nchampion: version {after_chapters.champion}, now version" in said
+    assert f"by models:/{MODEL}/{after_chapters.champion}\n" in said
+    assert "the same file: True\ndifference: 0.0\n" in said
+    both = "left by the last evaluation: version {0}\nfound by the next one: version {0}\n"
+    assert both.format(after_chapters.champion) in said
     runs = after_chapters.runs(status=None)  # those on the second laboratory's data are gone, with all below them
     parents = {run.data.tags.get("mlflow.parentRunId") for run in runs} - {None}
     assert parents <= {run.info.run_id for run in runs}
@@ -92,12 +97,12 @@ def test_after_deployment(after_chapters):
 
 def test_own_server(after_chapters):
     """It followed the alias to a copy and back, and the registry is as before."""
-    champion = after_chapters.registry()[config.MODEL][1][config.CHAMPION]
+    champion = after_chapters.registry()[MODEL][1][config.CHAMPION]
     said = output_of(after_chapters, "own_server")
     assert f"at first: 200, version {champion}\n" in said
     assert f"and back: 200, version {champion}\n" in said
     forward = int(re.search(r"forward:  200, version (\d+)", said)[1])
-    assert forward not in after_chapters.registry()[config.MODEL][0]
+    assert forward not in after_chapters.registry()[MODEL][0]
     assert said.count("422 {'type': ") == 2
 
 
@@ -110,7 +115,7 @@ def test_failures(after_chapters):
 def test_model_trained_on_a_cluster(after_chapters, monkeypatch):
     """It loads without Dask, and predicts as a Booster that is trained on the same rows in one process."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{after_chapters.folder}/mlflow.db")
-    uri = f"models:/{config.DASK_MODEL}/1"
+    uri = "models:/CancerModelDask/1"
     info = mlflow.models.get_model_info(uri)
     assert len(info.signature.inputs) == 31
     assert info.saved_input_example_info
@@ -122,9 +127,9 @@ def test_model_trained_on_a_cluster(after_chapters, monkeypatch):
     digests = [{item.dataset.name: item.dataset.digest for item in r.inputs.dataset_inputs} for r in [data_run, run]]
     assert digests[0] == digests[1]
 
-    _, model = utils.load_model(f"models:/{config.MODEL}/{after_chapters.champion}")
+    _, model = utils.load_model(f"models:/{MODEL}/{after_chapters.champion}")
     about = info.metadata
-    assert about == {name: model.about[name] for name in ["target", "classes", "types"]}
+    assert about == {name: model.about[name] for name in ["name", "target", "classes", "types"]}
     train, rows = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test").head(50)
     features, rows = model.features(train), model.features(rows)
     label = train[about["target"]] == about["classes"][1]

@@ -3,11 +3,11 @@
 import json
 import re
 import shlex
+import sys
 
-import mlflow
 import pytest
 from sklearn.datasets import load_breast_cancer
-from support import ROOT
+from support import ROOT, succeed
 
 import servers
 from notebook_tools import readme
@@ -22,15 +22,13 @@ SHOWN = {
 
 # These end by themselves.
 RUN = [
-    "jupytext --to ipynb modeling.py",
-    "mlflow run . -e hyperparameters-tuning -P n-trials=40 --env-manager local",
-    "mlflow run . -e data-evaluation -P eval-dataset=more.csv --env-manager local",
+    "mlflow run . -e hyperparameters-tuning -P n-trials=40 --experiment-name Cancer_Classification --env-manager local",
+    "mlflow run . -P dataset=mine.csv -P target=LABEL --env-manager local",
     "mlflow models predict -m models:/CancerModel@champion -i in.csv -t csv -o out.json --env-manager local",
 ]
 # These are servers: the address that answers when they are healthy.
 SERVE = {
     "make ui": "http://127.0.0.1:5000/health",
-    "mlflow ui --workers 1": "http://127.0.0.1:5000/health",
     "mlflow models serve -m models:/CancerModel@champion --env-manager local --port 5001": "http://127.0.0.1:5001/health",
     "make tracking-server": "http://127.0.0.1:5000/health",
     "make serve": "http://127.0.0.1:8000/health",
@@ -42,6 +40,7 @@ ELSEWHERE = {
     "mlflow run . -e batch-scoring -P input=new.csv -P output=scores.csv --env-manager local": "tests/test_deployment.py",
     "mlflow run . -e drift-check -P input=new.csv --env-manager local": "tests/test_deployment.py",
     "make walkthrough": "the fixture `walkthrough`, by the command behind it",
+    "mlflow artifacts download -u models:/CancerModel@champion/serving_input_example.json -d .": "test_curl",
     "curl http://127.0.0.1:5001/invocations --json @serving_input_example.json": "test_curl",
     PROJECT: "tests/test_docker.py",
     f"{PROJECT} hyperparameters-tuning -P n-trials=20": "tests/test_docker.py",
@@ -55,21 +54,18 @@ ELSEWHERE = {
         "tests/test_tuning.py, on a database and a server of its own"
     ),
 }
+IN_A_COPY = [  # test_environment and test_by_hand
+    "source .venv/bin/activate",
+    "python -m venv .venv && source .venv/bin/activate && pip install -r requirements.txt",
+]
 NOT_RUN = {
     "git clone URL mlflow-walkthrough && cd mlflow-walkthrough": "needs the address",
     "conda env create -f conda.yaml && conda activate mlflow-walkthrough": "needs conda",
-    "python -m venv .venv && source .venv/bin/activate && pip install -r requirements.txt": (
-        "the same as `make .venv/installed`, which made the environment of these tests"
-    ),
-    "conda env export > conda.yaml": "shown because it disappoints; needs conda",
-    "conda env export --from-history > conda.yaml": "as above",
-    "pip freeze > requirements.txt": "as above",
-    "jupyter nbconvert --to markdown --execute modeling.ipynb": "runs the whole notebook once more",
 }
 
 
 def test_every_command_is_known():
-    assert {*RUN, *SERVE, *ELSEWHERE, *NOT_RUN} == SHOWN
+    assert {*RUN, *SERVE, *ELSEWHERE, *IN_A_COPY, *NOT_RUN} == SHOWN
 
 
 def words_of(command):
@@ -83,8 +79,8 @@ def words_of(command):
 @pytest.mark.parametrize("command", RUN)
 def test_command(walkthrough, command):
     bunch = load_breast_cancer(as_frame=True)
-    frame = bunch.frame.assign(target=bunch.target_names[bunch.target])
-    frame.sample(100, random_state=0).to_csv(walkthrough.folder / "more.csv", index=False)
+    frame = bunch.frame.assign(LABEL=bunch.target_names[bunch.target]).drop(columns="target")
+    frame.to_csv(walkthrough.folder / "mine.csv", index=False)
     frame.head(100).to_csv(walkthrough.folder / "in.csv", index=False)
     result = walkthrough.run(*words_of(command))
     assert result.returncode == 0, result.stderr
@@ -92,7 +88,7 @@ def test_command(walkthrough, command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("command", "address"), SERVE.items(), ids=SERVE)
-def test_server(walkthrough, monkeypatch, command, address):
+def test_server(walkthrough, mlserver_environment, monkeypatch, command, address):
     monkeypatch.chdir(walkthrough.folder)
     monkeypatch.setenv("PATH", walkthrough.environment["PATH"])
     with servers.server(words_of(command), address) as log:
@@ -104,11 +100,29 @@ def test_curl(walkthrough, monkeypatch):
     """The input example that lies beside the model is a request that the server answers."""
     monkeypatch.setenv("PATH", walkthrough.environment["PATH"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{walkthrough.folder}/mlflow.db")
+    download, curl = [command for command in ELSEWHERE if command.startswith(("mlflow artifacts", "curl "))]
+    succeed(walkthrough.run(*download.split()))
     port = servers.free_port()
-    uri = "models:/CancerModel/1"
-    example = mlflow.artifacts.download_artifacts(f"{uri}/serving_input_example.json")
-    command = f"mlflow models serve -m {uri} --env-manager local --host 127.0.0.1 --port {port}"
+    command = f"mlflow models serve -m models:/CancerModel/1 --env-manager local --host 127.0.0.1 --port {port}"
     with servers.server(command.split(), f"http://127.0.0.1:{port}/health"):
-        curl = ["curl", "--silent", f"http://127.0.0.1:{port}/invocations", "--json", f"@{example}"]
-        result = walkthrough.run(*curl)
+        result = walkthrough.run(*curl.replace("5001", str(port)).split())
     assert len(json.loads(result.stdout)["predictions"]) == 3
+
+
+def test_environment(empty_project):
+    """What the page says to activate has the programs that the page uses."""
+    activate, _ = IN_A_COPY
+    (empty_project.folder / ".venv").symlink_to(sys.prefix)
+    succeed(empty_project.run("bash", "-c", f"{activate} && command -v mlflow jupyter jupytext", PATH="/usr/bin:/bin"))
+
+
+@pytest.mark.nightly
+def test_by_hand(empty_project):
+    """The environment and the notebook without `make`, in the words of the page."""
+    _, install = IN_A_COPY
+    short = "n_trials, data_run_id, storage, study_name = 30,"
+    notebook = empty_project.folder / "modeling.py"
+    assert short in notebook.read_text()
+    notebook.write_text(notebook.read_text().replace(short, short.replace("30", "5")))
+    succeed(empty_project.run("bash", "-c", f"{install} && python -m notebook_tools.run"))
+    assert empty_project.registry()["CancerModel"][0] == [1, 2, 3]

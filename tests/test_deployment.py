@@ -1,16 +1,23 @@
-"""After deployment: files are scored whole or not at all, and drift is seen where there is some, and only there."""
+"""After deployment: files are scored whole or not at all, drift is seen where there is some, and only there, and an
+answer leads back to what made it."""
 
+import hashlib
 import json
 import signal
 import sys
+from types import SimpleNamespace
 
+import jupytext
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
-from support import Project, only_line, succeed, wait_until
+from sklearn.datasets import load_breast_cancer
+from support import MODEL, ROOT, Project, only_line, succeed, wait_until
 
 import config
+import data_files
+import utils
 from benchmarks.rows import measure, write_data
 
 pytestmark = pytest.mark.slow
@@ -57,12 +64,19 @@ def deployed(tmp_path_factory):
     """A project whose champion was trained on a file with words, and whose own code for features is gone since."""
     project = Project(tmp_path_factory.mktemp("deployed"))
     patients(4_000, 0).drop(columns="patient").to_csv(project.folder / "train.csv", index=False)
-    data = ["--dataset", "train.csv", "--target", "outcome"]
+    data = [
+        "--dataset",
+        "train.csv",
+        "--target",
+        "outcome",
+        "--name",
+        "Cancer",
+    ]  # whose model the steps take by default
     said = run_steps(
         project, ["data_preprocessing", *data], ["hyperparameters_tuning", "--n-trials", "1"], ["model_training"]
     )
     assert said == ["", "", ""]
-    project.client.set_registered_model_alias(config.MODEL, config.CHAMPION, "1")
+    project.client.set_registered_model_alias(MODEL, config.CHAMPION, "1")
     (project.folder / "steps" / "model_code.py").write_text("raise AssertionError('not the copy in the model')\n")
     return project
 
@@ -320,5 +334,85 @@ def test_check_without_the_training_data(deployed):
     deployed.client.delete_tag(run.info.run_id, "data_run_id")
     (said,) = run_steps(deployed, ["drift_check", "--input", "right.csv"])
     deployed.client.set_tag(run.info.run_id, "data_run_id", run.data.tags["data_run_id"])
-    assert "models:/CancerModel/1 was not trained here" in said
+    assert "was not trained here, so its data are not known" in said
     assert "\n" not in said
+
+
+# --- Where an answer comes from: the chapter's own cells
+
+
+def cells_below(heading):
+    """The code of the chapter's cells below a heading, up to the next one."""
+    found, here = [], False
+    for cell in jupytext.read(ROOT / "chapters" / "after_deployment.py").cells:
+        if cell.cell_type == "code":
+            found += [cell.source] * here
+        elif headings := [line.strip("# ") for line in cell.source.splitlines() if line.startswith("##")]:
+            here = headings[-1] == heading
+    assert found
+    return found
+
+
+def ask_why(project, output, answer, monkeypatch):
+    """The variables of the cells that say why one line of a scored file is as it is."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.uri)
+    monkeypatch.chdir(project.folder)
+    names = {"mlflow": mlflow, "np": np, "pd": pd, "hashlib": hashlib, "data_files": data_files, "utils": utils}
+    names |= {"output": output, "answer": answer}
+    (source,) = [cell for cell in cells_below("Scoring a file") if "def digest(" in cell]
+    exec(source[source.index("def digest(") :], names)
+    for cell in cells_below("Why this answer?"):
+        exec(cell, names)
+    return names
+
+
+def check_explained(names, version):
+    """The answer is computed again to the last digit, and the contributions add up to it."""
+    line, contributions = names["line"], names["contributions"]
+    assert names["model_uri"] == version
+    assert names["again"] == line[names["answer"]]
+    assert contributions.sum() == pytest.approx(names["margin"], abs=1e-4)
+    assert 1 / (1 + np.exp(-contributions.sum())) == pytest.approx(line[names["answer"]], abs=1e-4)
+    assert len(contributions) == len(names["values"].columns) + 1
+
+
+def test_why_an_answer(deployed, scored, monkeypatch):
+    """With words and missing values: from the line of the file to the runs that made the model, and to the features."""
+    names = ask_why(deployed, "scores.csv", "probability of ill", monkeypatch)
+    check_explained(names, "models:/CancerModel/1")
+    assert names["scoring_run"].data.tags["scored"].endswith("new.csv")
+    assert names["training_run"].info.run_id == deployed.newest("model_training").info.run_id
+    assert names["search_run"].info.run_id == deployed.newest("hyperparameters_tuning").info.run_id
+    assert "ward" in names["pushes"].index
+
+
+def test_champion_of_a_time(trained, tmp_path, monkeypatch):
+    """Three equal versions, and five evaluations that each move the alias; between two of them a file is scored."""
+    project = trained.copy(tmp_path)
+    assert run_steps(project, ["model_training"], ["model_training"]) == ["", ""]
+    load_breast_cancer(as_frame=True).data.assign(patient="a").to_csv(tmp_path / "new.csv", index=False)
+    order = [1, 2, 3, 1, 2]
+    trainings = [project.client.get_model_version(MODEL, str(version)).run_id for version in order]
+    steps = [["data_evaluation", "--training-run-id", run_id] for run_id in trainings]
+    steps.insert(3, ["batch_scoring", "--input", "new.csv", "--output", "scores.csv"])
+    assert not any(run_steps(project, *steps))
+
+    names = ask_why(project, "scores.csv", "probability of malignant", monkeypatch)
+    check_explained(names, f"models:/{MODEL}/3")
+    assert names["training_run"].info.run_id == trainings[2]
+    assert names["version"].tags["gate"] == "passed"
+    project.client.delete_run(project.runs("tags.step = 'data_evaluation'")[-1].info.run_id)  # it counts all the same
+    table, lookup = cells_below("Which version was the champion at that time?")
+    exec(table, names)
+    evaluations = names["evaluations"]
+    assert evaluations["before"].tolist() == ["None", "1", "2", "3", "1"]
+    assert evaluations["after"].tolist() == ["1", "2", "3", "1", "2"]
+    exec(lookup, names)
+    assert names["earlier"]["after"].iloc[-1] == names["later"]["before"].iloc[0] == "3"
+    ends = evaluations["ended"].tolist()
+    for version, start, end in zip(order, ends, [*ends[1:], ends[-1] + pd.Timedelta("1h")], strict=True):
+        between = int((start + (end - start) / 2).timestamp() * 1000)
+        names["scoring_run"] = SimpleNamespace(info=SimpleNamespace(start_time=between))
+        exec(lookup, names)
+        assert names["earlier"]["after"].iloc[-1] == str(version)
+        assert names["later"]["before"].head(1).tolist() == [str(version)] * (start != ends[-1])

@@ -3,6 +3,7 @@
 And the first of them as a tracking server with workers.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -14,7 +15,21 @@ import mlflow
 import pytest
 import requests
 import yaml
-from support import PIPELINE, ROOT, Project, v2_request
+from support import (
+    BOOSTER_MODEL,
+    MODEL,
+    PASSENGERS_URI,
+    PIPELINE,
+    RAW,
+    ROOT,
+    Project,
+    ask_invocations,
+    ask_own_server,
+    ask_v2,
+    check_answer_to_raw,
+    passengers,
+    v2_request,
+)
 
 import config
 import servers
@@ -24,7 +39,7 @@ import utils
 IMAGES = {"mlproject_docker": "mlproject", "docker/mlserve": "mlserver"}
 TRACKING, OWN_SERVER = "docker/tracking", "docker/server"  # these use the first image
 STEPS = {"pipeline", *PIPELINE}
-CHAMPION_URI = f"models:/{config.MODEL}@{config.CHAMPION}"
+CHAMPION_URI = f"models:/{MODEL}@{config.CHAMPION}"
 PASSWORD = "p:w@d/%1"  # must not end up in an address, where it would need quoting
 # The files in the project must belong to the user who starts the containers; for root we take somebody else.
 USER = (os.getuid(), os.getgid()) if hasattr(os, "getuid") and os.getuid() else (1234, 1234)
@@ -75,6 +90,17 @@ class Containers(Project):
             SERVE_PORT=str(self.own_port),
             **variables,
         )  # fmt: skip
+
+    def serve(self, folder, *words, **variables):
+        """Start the server of one folder and wait until it is healthy; give its container."""
+        result = self.compose(folder, "up", "--detach", *words, **variables)
+        assert result.returncode == 0, result.stdout + result.stderr
+        container = self.container(folder)
+        deadline = time.monotonic() + 180
+        while (status := ask("docker", "inspect", "--format", "{{.State.Health.Status}}", container)[1]) != "healthy":
+            assert status == "starting" and time.monotonic() < deadline, ask("docker", "logs", container)[1][-5000:]
+            time.sleep(1)
+        return container
 
     def name(self, folder):
         return f"test{os.getpid()}{IMAGES.get(folder, Path(folder).name)}"
@@ -140,16 +166,36 @@ def server(pipeline, champion):
     """The project with the server up; its address on the host is `url`."""
     pipeline.url = f"http://127.0.0.1:{pipeline.port}"
     try:
-        result = pipeline.compose("docker/mlserve", "up", "--detach")
-        assert result.returncode == 0, result.stdout + result.stderr
-        container = pipeline.container("docker/mlserve")
-        deadline = time.monotonic() + 180
-        while (status := ask("docker", "inspect", "--format", "{{.State.Health.Status}}", container)[1]) != "healthy":
-            assert status == "starting" and time.monotonic() < deadline, ask("docker", "logs", container)[1][-5000:]
-            time.sleep(1)
+        pipeline.serve("docker/mlserve")
         yield pipeline
     finally:
         pipeline.compose("docker/mlserve", "down")
+
+
+@pytest.fixture(scope="module")
+def ship(containers, tmp_path_factory):
+    """The containers' doors to the champion of another project, a model of the passengers: a dict as in test_models."""
+    project = Containers(tmp_path_factory.mktemp("ship"))
+    passengers().to_csv(project.folder / "passengers.csv", index=False)
+    data = ["-Pdataset=passengers.csv", "-Ptarget=survived"]
+    for step in [["data-preprocessing", *data], ["hyperparameters-tuning", "-Pn-trials=2"], ["model-training"]]:
+        result = project.compose("mlproject_docker", "run", "--rm", "mlproject", *step)
+        assert result.returncode == 0, result.stdout + result.stderr
+    project.client.set_registered_model_alias("passengersModel", config.CHAMPION, "1")
+    mlserver_url, own_url = [f"http://127.0.0.1:{port}" for port in [project.port, project.own_port]]
+    mlflow.set_tracking_uri(project.uri)
+    try:
+        for folder in ["docker/mlserve", OWN_SERVER]:
+            project.serve(folder, MODEL_URI=PASSENGERS_URI)
+        yield {
+            "MLServer": functools.partial(ask_invocations, mlserver_url),
+            "MLServer, V2": functools.partial(ask_v2, mlserver_url),
+            "own server": functools.partial(ask_own_server, own_url),
+        }
+    finally:
+        mlflow.set_tracking_uri(None)
+        project.compose("docker/mlserve", "down")
+        project.compose(OWN_SERVER, "down", "--rmi", "all")
 
 
 @pytest.mark.parametrize("folder", [*IMAGES, TRACKING, OWN_SERVER])
@@ -224,8 +270,8 @@ class TestPipeline:
         (search,) = pipeline.runs("tags.step = 'hyperparameters_tuning'")
         assert len(pipeline.runs(f"tags.mlflow.parentRunId = '{search.info.run_id}'")) == 2
         registry = pipeline.registry()
-        assert registry[config.MODEL] == ([1], {config.CHAMPION: 1})
-        assert registry[config.BOOSTER_MODEL] == ([1], {})
+        assert registry[MODEL] == ([1], {config.CHAMPION: 1})
+        assert registry[BOOSTER_MODEL] == ([1], {})
 
     def test_files_belong_to_the_user(self, pipeline):
         assert pipeline.owners == {USER}
@@ -305,19 +351,12 @@ class TestOwnServer:
         """In the image of the steps, as another user than root, seen from this machine only."""
         rows, answers = champion
         try:
-            result = pipeline.compose(OWN_SERVER, "up", "--detach", "--build")
-            assert result.returncode == 0, result.stdout + result.stderr
-            container = pipeline.container(OWN_SERVER)
-            deadline = time.monotonic() + 120
-            state = "{{.State.Health.Status}}"
-            while (status := ask("docker", "inspect", "--format", state, container)[1]) != "healthy":
-                assert status == "starting" and time.monotonic() < deadline, ask("docker", "logs", container)[1][-5000:]
-                time.sleep(1)
+            container = pipeline.serve(OWN_SERVER, "--build")
             records = rows.astype(object).where(rows.notna(), None).to_dict("records")
             url = f"http://127.0.0.1:{pipeline.own_port}/invocations"
             answer = requests.post(url, json={"dataframe_records": records}, timeout=60).json()
             assert answer["predictions"] == answers["prediction"].tolist()
-            assert answer["version"] == pipeline.registry()[config.MODEL][1][config.CHAMPION]
+            assert answer["version"] == pipeline.registry()[MODEL][1][config.CHAMPION]
             ports = ask("docker", "inspect", "--format", "{{json .NetworkSettings.Ports}}", container)[1]
             published = [(at["HostIp"], int(at["HostPort"])) for at in yaml.safe_load(ports)["8000/tcp"]]
             assert published == [("127.0.0.1", pipeline.own_port)]
@@ -328,6 +367,15 @@ class TestOwnServer:
             assert ask("docker", "inspect", "--format", "{{.State.ExitCode}}", container)[1] == "0"
         finally:
             pipeline.compose(OWN_SERVER, "down", "--rmi", "all")
+
+
+class TestDoors:
+    pytestmark = needs_docker
+
+    @pytest.mark.parametrize("door", ["MLServer", "MLServer, V2", "own server"])
+    def test_every_door_gives_one_answer(self, ship, door):
+        """The same raw rows and answer as in tests/test_models.py, of another model than that of the compose files."""
+        check_answer_to_raw(ship[door](RAW))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from mlflow.utils.file_utils import local_file_uri_to_path
 from nbclient import NotebookClient
 from sklearn.datasets import load_breast_cancer
-from support import ROOT, only_line, refusal, succeed, survivors, wait_until
+from support import EXPERIMENT, MODEL, ROOT, only_line, refusal, succeed, survivors, wait_until
 
 import config
 import servers
@@ -81,7 +81,7 @@ def of_version(revision):
 
 def deleted_experiment(path):
     client = mlflow.MlflowClient(f"sqlite:///{path}")
-    client.delete_experiment(client.create_experiment(config.EXPERIMENT))
+    client.delete_experiment(client.create_experiment(EXPERIMENT))
 
 
 BROKEN_STORES = {
@@ -288,7 +288,7 @@ def test_interrupted_plain_step(project):
     process = project.start("python", "-m", "steps.data_evaluation")
     evaluating = lambda: project.newest("data_evaluation", "RUNNING").inputs.dataset_inputs  # noqa: E731
     interrupt(project, process, "data_evaluation", signal.SIGTERM, evaluating)
-    assert project.registry()[config.MODEL] == ([1], {})
+    assert project.registry()[MODEL] == ([1], {})
 
 
 @pytest.mark.slow
@@ -324,11 +324,11 @@ def test_interrupted_while_a_trial_begins(project):
 
 @pytest.mark.slow
 def test_interrupted_server_step(project):
-    process = project.start("python", "-m", "steps.model_serving", "--model-uri", f"models:/{config.MODEL}/1")
+    process = project.start("python", "-m", "steps.serving_check", "--model-uri", f"models:/{MODEL}/1")
     interrupt(
         project,
         process,
-        "model_serving",
+        "serving_check",
         signal.SIGTERM,
         ready=lambda: any("uvicorn" in other.name() for other in survivors(process)),
     )
@@ -377,7 +377,7 @@ FOR_KILLS = {
     "data_evaluation": [],
     "flavour_comparison": [],
     "model_customization": [],
-    "model_serving": [],
+    "serving_check": [],
     "batch_scoring": ["--input", "rows.csv", "--output", "scores.csv"],
     "drift_check": ["--input", "rows.csv"],
 }
@@ -397,7 +397,7 @@ def contents(run):
 @pytest.mark.parametrize("step", FOR_KILLS)
 def test_killed_at_random(project, step):
     """Three times, at any moment from the beginning of its work to the time when that would have ended."""
-    project.client.set_registered_model_alias(config.MODEL, config.CHAMPION, "1")
+    project.client.set_registered_model_alias(MODEL, config.CHAMPION, "1")
     rows = load_breast_cancer(as_frame=True).data
     rows.to_csv(project.folder / "rows.csv", index=False)
     scores = project.folder / "scores.csv"
@@ -448,7 +448,7 @@ def test_killed_pipeline(project):
             member.kill()
     assert len(project.runs("tags.step = 'hyperparameters_tuning'")) == known + 1
     assert [run.data.tags["step"] for run in project.runs(status="RUNNING")] == ["pipeline"]
-    assert project.registry()[config.MODEL] == ([1], {})
+    assert project.registry()[MODEL] == ([1], {})
 
 
 # --- Servers

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 import requests
 import yaml
-from support import ROOT, Project, refusal, succeed, tracking_server
+from support import MODEL, ROOT, Project, refusal, succeed, tracking_server
 
 import config
 import servers
@@ -69,11 +69,13 @@ def test_no_proxy_is_completed(monkeypatch, web, upper, lower, direct):
         assert requests.get(f"http://{host}:{web}/", timeout=5).ok
 
 
-@pytest.mark.parametrize("file", ["docker/mlserve/Dockerfile", "docker/tracking/docker-compose.yml"])
+@pytest.mark.parametrize("file", ["mlserve/Dockerfile", "tracking/docker-compose.yml", "server/docker-compose.yml"])
 def test_health_check_past_a_proxy(web, file):
-    text = (ROOT / file).read_text()
+    text = (ROOT / "docker" / file).read_text()
     if file.endswith(".yml"):
-        *start, code = yaml.safe_load(text)["services"]["tracking-server"]["healthcheck"]["test"][1:]
+        services = yaml.safe_load(text)["services"]
+        server = services.get("model-server") or services["tracking-server"]
+        *start, code = server["healthcheck"]["test"][1:]
     else:
         *start, code = json.loads(re.search(r"HEALTHCHECK.*? CMD (.*)", text.replace("\\\n", ""))[1])
     assert start == ["python", "-c"]
@@ -92,7 +94,7 @@ def test_steps_past_a_proxy(trained, tmp_path):
     """Our own requests to a server on this machine, and MLflow's to a local tracking server."""
     proxy = {"HTTP_PROXY": DEAD, "http_proxy": DEAD, "NO_PROXY": "", "no_proxy": "corp.example"}
     project = trained.copy(tmp_path)
-    succeed(project.step("model_serving", "--model-uri", f"models:/{config.MODEL}/1", **proxy))
+    succeed(project.step("serving_check", "--model-uri", f"models:/{MODEL}/1", **proxy))
     with tracking_server(f"sqlite:///{tmp_path}/server.db", tmp_path / "artifacts") as address:
         succeed(project.step("data_preprocessing", MLFLOW_TRACKING_URI=address, **proxy))
 
@@ -172,6 +174,14 @@ def test_taken_port(tmp_path, web, target, port):
     assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
 
 
+@pytest.mark.parametrize(("target", "place"), [("serve", "--model-uri "), ("mlserve", "MLSERVER_MODEL_URI=")])
+def test_make_serves_what_is_named(target, place):
+    for words, uri in [([], "models:/CancerModel@champion"), (["MODEL_URI=models:/My Model/3"], "models:/My Model/3")]:
+        command = [*MAKE, "--dry-run", target, *words]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert f"{place}'{uri}' " in said
+
+
 def test_moved_environment_is_made_anew(tmp_path):
     folder = tmp_path / "My Project"
     (folder / ".venv").mkdir(parents=True)
@@ -239,7 +249,7 @@ def assert_walked_through(result, project, version):
     notebook = nbformat.read(project.folder / "modeling.ipynb", as_version=4)
     assert notebook.metadata.language_info.version.startswith(f"{version}.")
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
-    assert config.CHAMPION in project.registry()[config.MODEL][1]
+    assert config.CHAMPION in project.registry()[MODEL][1]
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import ast
 import collections
-import contextlib
 import json
 import re
 import subprocess
@@ -38,35 +37,6 @@ def test_every_step_has_an_entry_point():
         named = re.findall(r"--([\w-]+) \{([\w-]+)\}", entry["command"])
         assert named == [(name, name) for name in entry["parameters"]]
         assert all(parameter["description"] for parameter in entry["parameters"].values())
-
-
-@pytest.mark.parametrize("name", ENTRY_POINTS)
-def test_cells_show_the_defaults_of_mlproject(name):
-    """The line of a script that reads its parameters stands below one that gives the notebook the same values."""
-    module = re.search(r"steps\.(\w+)", ENTRY_POINTS[name]["command"])[1]
-    assigned = {}
-    for statement in ast.parse((ROOT / "steps" / f"{module}.py").read_text()).body:
-        if isinstance(statement, ast.Assign) and "utils.arguments(" in ast.unparse(statement.value):
-            break
-        if isinstance(statement, ast.Assign):
-            for target, value in zip(*map(elements, [statement.targets[0], statement.value]), strict=True):
-                with contextlib.suppress(ValueError):  # one of the model code
-                    assigned[target.id] = ast.literal_eval(value)
-    declared = {p.replace("-", "_"): d["default"] or None for p, d in ENTRY_POINTS[name]["parameters"].items()}
-    assert [target.id for target in elements(statement.targets[0])] == list(declared)
-    if name == "main":  # in the notebook it goes on with the values of the steps
-        steps = [entry["parameters"] for step, entry in ENTRY_POINTS.items() if step != "main"]
-        for parameter, value in ENTRY_POINTS[name]["parameters"].items():
-            assert [value["default"]] == [
-                parameters[parameter]["default"] for parameters in steps if parameter in parameters
-            ]
-    else:
-        assigned.pop("ACCEPTED", None)  # of the model code
-        assert {target: value or None for target, value in assigned.items()} == declared
-
-
-def elements(node):
-    return node.elts if isinstance(node, ast.Tuple) else [node]
 
 
 def our_code():

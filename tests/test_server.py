@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType
-from support import ROOT, refusal, tracking_server, wait_until
+from support import MODEL, PASSENGERS_URI, ROOT, refusal, tracking_server, wait_until
 
 import config
 import servers
@@ -28,15 +29,16 @@ import utils
 from steps import model_code
 
 pytestmark = pytest.mark.slow
-NAME, ALIAS = config.MODEL, config.CHAMPION
+ALIAS = config.CHAMPION
+CHAMPION_URI, PASSENGERS = f"models:/{MODEL}@{ALIAS}", "passengersModel"
 CODE = ROOT / "steps" / "model_code.py"
 
 
 class Server:
     """The server as a process, with a store of its own, and the versions of the model in it."""
 
-    def __init__(self, project, client, url, log):
-        self.project, self.client, self.url, self.log = project, client, url, log
+    def __init__(self, project, client, url, log, model):
+        self.project, self.client, self.url, self.log, self.model = project, client, url, log, model
         self.session = requests.Session()
 
     def post(self, body, session=None):
@@ -62,7 +64,7 @@ class Server:
         return process
 
     def move_alias(self, version):
-        self.client.set_registered_model_alias(NAME, ALIAS, version)
+        self.client.set_registered_model_alias(self.model, ALIAS, version)
 
     def serve(self, version):
         """Move the alias, and wait until the server has followed."""
@@ -74,7 +76,7 @@ class Server:
         before, rows = self.health()["version"], self.rows.head(3)
         answer = self.ask(rows)
         self.move_alias(version)
-        problem = f"version {before} goes on: {NAME} {version} {reason}"
+        problem = f"version {before} goes on: {self.model} {version} {reason}"
         wait_until(lambda: (self.health()["problem"] or "").startswith(problem), 30)
         assert self.ask(rows) == answer
         assert f"WARNING: {problem}" in self.log.read_text()
@@ -85,7 +87,7 @@ def records(rows):
     return json.loads(rows.to_json(orient="records", date_format="iso", double_precision=15))
 
 
-def register(frame, target, with_example=True, code=CODE, **options):
+def register(frame, target, with_example=True, code=CODE, name=config.NAME, **options):
     """Train and register a version as the step does; gives its number."""
     kinds = {"f": "number", "b": "boolean", "M": "date"}
     raw, classes = frame.drop(columns=target), sorted(frame[target].unique())
@@ -94,7 +96,7 @@ def register(frame, target, with_example=True, code=CODE, **options):
     for column in types:
         if column["kind"] == "words":
             column["words"] = sorted({model_code.as_word(word) for word in raw[column["name"]].dropna()})
-    about = {"target": target, "classes": classes, "types": types}
+    about = {"name": name, "target": target, "classes": classes, "types": types}
     values, label = model_code.features(raw, types), frame[target] == classes[1]
     classifier = xgb.XGBClassifier(**{"n_estimators": 10, "n_jobs": 1, **options}).fit(values, label)
     with mlflow.start_run():
@@ -103,7 +105,7 @@ def register(frame, target, with_example=True, code=CODE, **options):
             name="tuned",
             python_model=str(code),
             artifacts={"classifier": info.model_uri},
-            registered_model_name=NAME,
+            registered_model_name=f"{name}Model",
             signature=ModelSignature(Schema([ColSpec(AnyType(), name) for name in raw])),
             input_example=example.where(example.notna(), None) if with_example else None,
             pip_requirements=[],
@@ -112,33 +114,35 @@ def register(frame, target, with_example=True, code=CODE, **options):
     return info.registered_model_version
 
 
-def expected(number, rows):
+def expected(number, rows, model=MODEL):
     """The probabilities that a version's classifier gives for a frame, without the server."""
-    _, model = utils.load_model(f"models:/{NAME}/{number}")
+    _, model = utils.load_model(f"models:/{model}/{number}")
     return model.classifier.predict_proba(model.features(rows))
 
 
-def check(answer, number, rows):
+def check(answer, number, rows, model=MODEL):
     """Check that an answer is that of a version."""
     assert answer["version"] == number
-    np.testing.assert_allclose(answer["probabilities"], expected(number, rows), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(answer["probabilities"], expected(number, rows, model), rtol=0, atol=1e-6)
 
 
 @contextlib.contextmanager
-def running(project, uri=None, **variables):
+def running(project, uri=None, model_uri=None, program=("-m", "steps.model_server"), **variables):
+    """The server with the model of an address, or with its default."""
     port = servers.free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "steps.model_server", "--port", str(port)]
+    command = [sys.executable, *program, "--port", str(port)] + (["--model-uri", model_uri] if model_uri else [])
     variables["MLFLOW_TRACKING_URI"] = uri or project.uri
     with servers.server(command, f"{url}/health", project.folder, **variables) as log:
-        yield Server(project, mlflow.MlflowClient(uri or project.uri), url, log)
+        model = re.match("models:/([^/@]+)", model_uri or CHAMPION_URI)[1]
+        yield Server(project, mlflow.MlflowClient(uri or project.uri), url, log, model)
 
 
 @pytest.fixture(scope="module")
 def store(trained, tmp_path_factory):
     """A copy of the trained project as the active store; its version 1 is the champion."""
     project = trained.copy(tmp_path_factory.mktemp("server"))
-    project.client.set_registered_model_alias(NAME, ALIAS, 1)
+    project.client.set_registered_model_alias(MODEL, ALIAS, 1)
     mlflow.set_tracking_uri(project.uri)
     yield project
     mlflow.set_tracking_uri(None)
@@ -178,12 +182,12 @@ def passengers():
 
 @pytest.fixture(scope="module")
 def ship(store, passengers, tmp_path_factory):
-    """The server with a model of passengers, in a store of its own."""
+    """The server with a model of passengers, under their name, in a store of its own."""
     project = store.copy(tmp_path_factory.mktemp("ship"))
     mlflow.set_tracking_uri(project.uri)
-    number = register(passengers, "survived", n_estimators=30, min_child_weight=0)
-    project.client.set_registered_model_alias(NAME, ALIAS, number)
-    with running(project) as server:
+    number = register(passengers, "survived", name="passengers", n_estimators=30, min_child_weight=0)
+    project.client.set_registered_model_alias(PASSENGERS, ALIAS, number)
+    with running(project, model_uri=PASSENGERS_URI) as server:
         server.number, server.rows = int(number), passengers.drop(columns="survived")
         yield server
     mlflow.set_tracking_uri(store.uri)
@@ -203,7 +207,7 @@ def test_answers_are_those_of_the_model(server):
     assert set(answer) == {"version", "classes", "predictions", "probabilities"}
     assert answer["classes"] == ["benign", "malignant"]
     check(answer, 1, server.rows)
-    whole = mlflow.pyfunc.load_model(f"models:/{NAME}/1").predict(server.rows)
+    whole = mlflow.pyfunc.load_model(f"models:/{MODEL}/1").predict(server.rows)
     assert answer["predictions"] == list(whole["prediction"])
     np.testing.assert_allclose(answer["probabilities"], whole.iloc[:, 1:], rtol=0, atol=1e-6)
 
@@ -373,7 +377,7 @@ def test_a_version_that_cannot_be_served(server):
     """The one before it goes on, and says why; as soon as the alias is at a good version, all is well."""
     project, train = server.project, server.train
     broken = register(train, "target")
-    (file,) = project.model_folder(NAME, broken).rglob("model.ubj")
+    (file,) = project.model_folder(MODEL, broken).rglob("model.ubj")
     file.unlink()
     server.refuses(broken, "cannot be used: ")
     file.write_text("no model")
@@ -390,10 +394,10 @@ def test_a_version_that_cannot_be_served(server):
     server.refuses(untried, "was logged without an input example.")
     with mlflow.start_run():
         classifier = xgb.XGBClassifier(n_estimators=1).fit(train[["mean radius"]], train["target"] == "benign")
-        info = mlflow.xgboost.log_model(classifier, name="old", registered_model_name=NAME, pip_requirements=[])
+        info = mlflow.xgboost.log_model(classifier, name="old", registered_model_name=MODEL, pip_requirements=[])
     server.refuses(info.registered_model_version, "was not trained by this version of the project: train again")
 
-    project.client.delete_registered_model_alias(NAME, ALIAS)
+    project.client.delete_registered_model_alias(MODEL, ALIAS)
     assert wait_until(lambda: server.health()["problem"], 30).startswith("version 1 goes on: ")
     server.serve(1)
 
@@ -419,9 +423,9 @@ def test_features_are_those_of_the_version(server, tmp_path):
 
 def test_rows_as_they_stand_in_the_file(at_sea):
     answer = at_sea.ask(at_sea.rows)
-    check(answer, at_sea.number, at_sea.rows)
+    check(answer, at_sea.number, at_sea.rows, PASSENGERS)
     assert answer["classes"] == ["no", "yes"] and set(answer["predictions"]) == {"no", "yes"}
-    model = mlflow.pyfunc.load_model(f"models:/{NAME}/{at_sea.number}")
+    model = mlflow.pyfunc.load_model(f"models:/{PASSENGERS}/{at_sea.number}")
     for rows in [at_sea.rows, pd.DataFrame(records(at_sea.rows))]:
         assert answer["predictions"] == list(model.predict(rows)["prediction"])
 
@@ -432,10 +436,10 @@ def test_dates_far_away(ship):
 
 
 def test_an_input_example_with_a_missing_date(at_sea, passengers):
-    number = int(register(passengers.sort_values("boarded", na_position="first"), "survived"))
+    number = int(register(passengers.sort_values("boarded", na_position="first"), "survived", name="passengers"))
     try:
         at_sea.serve(number)
-        check(at_sea.ask(at_sea.rows), number, at_sea.rows)
+        check(at_sea.ask(at_sea.rows), number, at_sea.rows, PASSENGERS)
     finally:
         at_sea.serve(at_sea.number)
 
@@ -558,8 +562,8 @@ def test_words_of_later_versions(at_sea, passengers):
     """A later version may know more words, but none less."""
     passengers = passengers.sort_values("boarded")
     more = passengers.assign(model_config=passengers["model_config"].mask(passengers["age [years] <"] > 60, "C"))
-    larger = register(more, "survived")
-    smaller = register(passengers[passengers["model_config"] != "Q"], "survived")
+    larger = register(more, "survived", name="passengers")
+    smaller = register(passengers[passengers["model_config"] != "Q"], "survived", name="passengers")
     at_sea.serve(larger)
     at_sea.refuses(smaller, "has other words: start the server again.")
     at_sea.serve(at_sea.number)  # the way back
@@ -572,8 +576,67 @@ def test_a_wrong_start(store):
         said = refusal(store.step("model_server", "--port", port))
     assert said.startswith("The server cannot start: Address already in use ") and str(port) in said
     assert "port must be 0-65535" in refusal(store.step("model_server", "--port", 70000))
-    said = refusal(store.step("model_server", "--alias", "nobody"))
-    assert said.startswith(f"{NAME} has no version with the alias nobody. Version ")
+    said = refusal(store.step("model_server", "--model-uri", f"models:/{MODEL}"))
+    assert said == f"models:/{MODEL}: give models:/NAME@ALIAS or models:/NAME/NUMBER."
+    said = refusal(store.step("model_server", "--model-uri", f"models:/{MODEL}/999"))
+    assert said.startswith(f"{MODEL} 999 cannot be loaded: ")
+
+
+def test_no_version_with_the_alias(ship, tmp_path):
+    """One line: which versions there are, why the gate refused each, and both ways out."""
+    project = ship.project.copy(tmp_path)
+    number = project.registry()[PASSENGERS][0][-1]
+    project.client.set_model_version_tag(PASSENGERS, str(number), "gate", "failed: too few rows.")
+    project.client.delete_registered_model_alias(PASSENGERS, ALIAS)
+    said = refusal(project.step("model_server", "--model-uri", PASSENGERS_URI))
+    start = f"{PASSENGERS} has no version with the alias {ALIAS}. Version {number}: gate failed: too few rows. "
+    assert said.startswith(start)
+    assert "mlflow run . -e main " in said and said.endswith(f"models:/{PASSENGERS}/NUMBER")
+    project.client.delete_registered_model(PASSENGERS)
+    said = refusal(project.step("model_server", "--model-uri", PASSENGERS_URI))
+    assert said.startswith(f"{PASSENGERS} has no version with the alias {ALIAS}. Train ")
+
+
+def test_a_version_by_its_number_stays(server):
+    """Wherever the alias is."""
+    number = int(register(server.train, "target", max_depth=2))
+    uri = f"models:/{MODEL}/{number}"
+    with running(server.project, model_uri=uri) as other:
+        for version in [number, 1]:
+            server.serve(version)
+            time.sleep(config.FOLLOW_SECONDS)
+            assert other.health() == {"model_uri": uri, "version": number, "problem": None}
+            check(other.ask(server.rows), number, server.rows)
+
+
+# The server, which says when it waits and when it asks for the alias.
+TELLING = """
+import runpy, sys, time
+from mlflow.tracking._model_registry.client import ModelRegistryClient
+import config
+
+def telling(word, function):
+    def tell(*given):
+        if word == "look" or given == (config.FOLLOW_SECONDS,):
+            sys.stderr.write(word + chr(10))
+        return function(*given)
+    return tell
+
+time.sleep = telling("wait", time.sleep)
+ModelRegistryClient.get_model_version_by_alias = telling("look", ModelRegistryClient.get_model_version_by_alias)
+runpy.run_module("steps.model_server", run_name="__main__")
+"""
+
+
+def test_one_look_at_the_alias(server):
+    """At the start, and after each wait, be the version a new one or not."""
+    number = int(register(server.train, "target", max_depth=2))
+    with running(server.project, program=["-c", TELLING]) as other:
+        other.serve(number)
+        other.serve(1)
+        words = [line for line in other.log.read_text().splitlines() if line in {"look", "wait"}]
+    assert len(words) >= 5
+    assert set(words[::2]) == {"look"} and set(words[1::2]) == {"wait"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -607,7 +670,7 @@ def test_a_tracking_server_that_goes_away(store, tmp_path):
                 mlflow.set_tracking_uri(address)
                 versions = [register(frame, "target", max_depth=depth) for depth in [2, 3]]
                 right = expected(versions[1], rows)
-                mlflow.MlflowClient().set_registered_model_alias(NAME, ALIAS, versions[0])
+                mlflow.MlflowClient().set_registered_model_alias(MODEL, ALIAS, versions[0])
                 server = stack.enter_context(running(store, address, TMPDIR=str(copies)))
                 server.serve(versions[1])
                 assert not list(copies.rglob("*.*"))  # what it downloads is removed

@@ -9,18 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jupytext
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from mlflow.utils.file_utils import local_file_uri_to_path
 from sklearn.datasets import load_breast_cancer, load_wine
-from support import ROOT, only_line, refusal, succeed, wait_until
+from support import BOOSTER_MODEL, CUSTOM_MODEL, EXPERIMENT, MODEL, ROOT, only_line, refusal, succeed, wait_until
+from test_deployment import run_steps
 
 import config
 import servers
+from notebook_tools.run import chapters
 
 ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
+WINE = "wineModel"  # a model of wine.csv
 
 
 def script_of(entry_point):
@@ -30,9 +34,26 @@ def script_of(entry_point):
 # --- Parameters
 
 
+def shown_above(entry_point):
+    """The names that visible cells of its notebook define above the line that reads the parameters."""
+    names = set()
+    for notebook in ["modeling.py", *chapters()]:
+        for cell in jupytext.read(ROOT / notebook).cells:
+            if f'"{entry_point}",' in cell.source and "# hide " in cell.source:
+                return names
+            if cell.cell_type == "code" and "remove-input" not in cell.metadata.get("tags", []):
+                nodes = ast.walk(ast.parse(cell.source))
+                names |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        names.clear()
+    raise AssertionError(f"no cell reads the parameters of {entry_point}")
+
+
 @pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 def test_parameters_are_declared_once(entry_point):
-    """The command passes each parameter on, the script takes them all, and the cell shows the same defaults."""
+    """The command passes each parameter on, the script takes them all, and the notebook has the same defaults.
+
+    Where a cell goes on with a value from above, a reader has seen that.
+    """
     declared, command = ENTRY_POINTS[entry_point]["parameters"], ENTRY_POINTS[entry_point]["command"]
     assert command.split("--")[0].strip() == f"python -m steps.{script_of(entry_point)}"
     assert re.findall(r"--(\S+) {(\S+)}", command) == [(name, name) for name in declared]
@@ -42,14 +63,18 @@ def test_parameters_are_declared_once(entry_point):
     taken = [argument.value for argument in read.value.args]
     assert taken == [entry_point, *declared]
     targets = ast.unparse(read.targets[0]).strip("()").split(", ")
-    assert targets == [name.replace("-", "_") for name in declared]
-    # the notebook has no cell for those of `main`: there the values come from the cells above
-    if entry_point != "main":
-        shown = statements[statements.index(read) - 1]
-        assert ast.unparse(shown.targets[0]) == ast.unparse(read.targets[0])
-        values = ast.literal_eval(shown.value)
-        values = values if isinstance(values, tuple) else (values,)
-        assert values == tuple(None if d["default"] == "" else d["default"] for d in declared.values())
+    assert targets == [{"name": "data_name"}.get(name, name.replace("-", "_")) for name in declared]
+    defaults = {target: d["default"] or None for target, d in zip(targets, declared.values(), strict=True)}
+    shown = {}
+    if entry_point != "main":  # of these, the cells of the steps have set each
+        cell = statements[statements.index(read) - 1]
+        values = ast.literal_eval(cell.value)
+        names = ast.unparse(cell.targets[0]).strip("()").split(", ")
+        shown = dict(zip(names, values if isinstance(values, tuple) else (values,), strict=True))
+        assert shown
+    assert {name: value or None for name, value in shown.items()}.items() <= defaults.items()
+    if further := set(targets) - set(shown):
+        assert further <= shown_above(entry_point)
 
 
 def test_same_parameter_same_declaration():
@@ -102,7 +127,7 @@ def test_mlflow_run_makes_one_run_per_step(trained):
     digests = {item.dataset.name: item.dataset.digest for item in data.inputs.dataset_inputs}
     assert {item.dataset.name: item.dataset.digest for item in training.inputs.dataset_inputs} == digests
     assert [item.dataset.digest for item in tuning.inputs.dataset_inputs] == [digests["train"]]
-    assert trained.registry() == {config.BOOSTER_MODEL: ([1], {}), config.MODEL: ([1], {})}
+    assert trained.registry() == {BOOSTER_MODEL: ([1], {}), MODEL: ([1], {})}
 
 
 @pytest.fixture(scope="module")
@@ -116,20 +141,19 @@ def evaluated(trained, tmp_path_factory):
 @pytest.mark.slow
 def test_evaluation(evaluated):
     run = evaluated.newest("data_evaluation")
-    assert evaluated.registry()[config.MODEL] == ([1], {config.CHAMPION: 1})
+    assert evaluated.registry()[MODEL] == ([1], {config.CHAMPION: 1})
     assert run.data.tags["gate"] == "passed"
     assert run.data.metrics["example_count"] == 228
     assert (
         f"version 1 on 228 rows of runs:/{run.data.tags['data_run_id']}/datasets/test.csv, class 1 is 'malignant'"
         in evaluated.said
     )
-    assert f"Using Model_Training {run.data.tags['training_run_id']} of" in evaluated.said
+    assert f"Cancer: using Model_Training {run.data.tags['training_run_id']} of" in evaluated.said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("entry_point", "artifacts"),
-    [("flavour-comparison", {"answers.json"}), ("model-customization", {"thresholds.json"})],
+    ("entry_point", "artifacts"), [("flavour-comparison", set()), ("model-customization", {"thresholds.json"})]
 )
 def test_step_after_training(evaluated, entry_point, artifacts):
     succeed(evaluated.mlflow_run(entry_point))
@@ -138,7 +162,7 @@ def test_step_after_training(evaluated, entry_point, artifacts):
     assert run.data.tags["mlflow.project.entryPoint"] == entry_point
     assert {artifact.path for artifact in evaluated.client.list_artifacts(run.info.run_id)} == artifacts
     made = evaluated.client.search_model_versions(f"run_id = '{run.info.run_id}'")
-    assert [version.name for version in made] == ([config.CUSTOM_MODEL] if entry_point == "model-customization" else [])
+    assert [version.name for version in made] == ([CUSTOM_MODEL] if entry_point == "model-customization" else [])
 
 
 def git(folder, *words):
@@ -194,13 +218,13 @@ def test_which_experiment(trained, tmp_path):
     my_data = project.newest("data_preprocessing")
     succeed(project.step("data_preprocessing", "--test-size", 0.3))
     data = project.newest("data_preprocessing")
-    assert [experiment(my_data), experiment(data)] == ["mine", config.EXPERIMENT]
+    assert [experiment(my_data), experiment(data)] == ["mine", EXPERIMENT]
 
     # a script wrote the data into the project's experiment, and `mlflow run` searches in Default
     said = succeed(project.mlflow_run("hyperparameters-tuning", n_trials=1))
     search = project.newest("hyperparameters_tuning")
     assert (experiment(search), search.data.tags["data_run_id"]) == ("Default", data.info.run_id)
-    assert f"Using Data_Preprocessing {data.info.run_id} of" in said
+    assert f"Cancer: using Data_Preprocessing {data.info.run_id} of" in said
     assert "breast cancer, 398 training rows, digest " in said
 
     # by name or by number, for scripts and for `mlflow run`
@@ -254,9 +278,9 @@ def test_earlier_step_missing(empty_project, step, earlier):
 @pytest.mark.slow
 def test_registered_model_deleted(evaluated, tmp_path):
     project = evaluated.copy(tmp_path)
-    project.client.delete_registered_model(config.MODEL)
+    project.client.delete_registered_model(MODEL)
     assert "Train: mlflow run . -e model-training" in refusal(project.step("data_evaluation"))
-    assert "CancerModel has no version with the alias champion. Train" in refusal(project.step("model_serving"))
+    assert "CancerModel has no version with the alias champion. Train" in refusal(project.step("serving_check"))
 
 
 @pytest.mark.slow
@@ -264,20 +288,20 @@ def test_champion_of_an_earlier_version(evaluated, tmp_path):
     """Its champion is refused in one line, the gate treats it as none and says so, and its data are not taken."""
     project, client = evaluated.copy(tmp_path), evaluated.client
     client = project.client
-    files = shutil.copytree(project.model_folder(config.MODEL, 1), tmp_path / "old")
+    files = shutil.copytree(project.model_folder(MODEL, 1), tmp_path / "old")
     described = yaml.safe_load((files / "MLmodel").read_text())
     described["metadata"] = {"target": "target", "classes": [0, 1], "columns": ["mean radius"], "words": {}}
     (files / "MLmodel").write_text(yaml.safe_dump(described))
-    old = client.create_model_version(config.MODEL, str(files))
-    client.set_registered_model_alias(config.MODEL, config.CHAMPION, old.version)
-    line = refusal(project.step("model_serving"))
+    old = client.create_model_version(MODEL, str(files))
+    client.set_registered_model_alias(MODEL, config.CHAMPION, old.version)
+    line = refusal(project.step("serving_check"))
     assert line.startswith(
         f"models:/CancerModel/{old.version} was not trained by this version of the project: train again"
     )
     said = succeed(project.step("data_evaluation"))
     assert f"models:/CancerModel/{old.version} was not trained by this version" in said
     assert "It counts as no champion." in said
-    assert project.registry()[config.MODEL][1] == {config.CHAMPION: 1}
+    assert project.registry()[MODEL][1] == {config.CHAMPION: 1}
     # its runs are there to be read, its data are prepared anew
     run = project.newest("data_preprocessing")
     (Path(local_file_uri_to_path(run.info.artifact_uri)) / "types.json").rename(tmp_path / "types.json")
@@ -317,7 +341,7 @@ def own_data(evaluated, tmp_path_factory):
 
 
 STEPS = ["data_preprocessing", "hyperparameters_tuning", "model_training", "data_evaluation", "flavour_comparison",
-         "model_customization", "model_serving"]  # fmt: skip
+         "model_customization", "serving_check"]  # fmt: skip
 
 
 @pytest.mark.slow
@@ -343,9 +367,9 @@ def test_pipeline_uses_what_it_made(own_data):
     for step in ["data_evaluation", "flavour_comparison", "model_customization"]:
         assert of[step].data.tags["training_run_id"] == training_run_id
     # it serves the version that it trained, on the rows that belong to it
-    assert of["model_serving"].data.params["model_uri"] == f"models:/{config.MODEL}/2"
-    assert of["model_serving"].data.params["rows"] == "89"
-    assert of["model_serving"].data.metrics["largest_difference"] < 1e-6
+    assert of["serving_check"].data.params["model_uri"] == f"models:/{WINE}/1"
+    assert of["serving_check"].data.params["rows"] == "89"
+    assert of["serving_check"].data.metrics["largest_difference"] < 1e-6
 
 
 @pytest.mark.slow
@@ -355,7 +379,7 @@ def test_which_class_is_1(own_data):
     assert json.loads(data_run.data.tags["classes"]) == ["second grower", "other"]
     assert data_run.data.metrics == {"full_rows": 178, "train_rows": 89, "test_rows": 89, "test_rows_in_training": 0}
     lines = [line for line in own_data.said.splitlines() if line.startswith("INFO: ") and "class 1 is 'other'" in line]
-    for start in [f"{own_data.folder}", "Using Data_Preprocessing", "Using Model_Training", "version 2 on"]:
+    for start in [f"{own_data.folder}", "wine: using Data_Preprocessing", "wine: using Model_Training", "version 1 on"]:
         assert [line for line in lines if line.startswith(f"INFO: {start}")], start
     test = pd.read_csv(own_data.client.download_artifacts(data_run.info.run_id, "datasets/test.csv"))
     assert list(test.columns) == [*load_wine().feature_names, "cellar", "grower"]
@@ -365,7 +389,7 @@ def test_which_class_is_1(own_data):
     ]  # as they stood in the file
     evaluation = own_data.newest("data_evaluation").data.metrics
     assert evaluation["true_positives"] + evaluation["false_negatives"] == (test.grower == "other").sum()
-    version = own_data.client.get_model_version(config.MODEL, "2")
+    version = own_data.client.get_model_version(WINE, "1")
     assert version.tags["classes"] == "['second grower', 'other']"
 
 
@@ -375,19 +399,23 @@ def by_hand(said):
 
 
 @pytest.mark.slow
-def test_other_columns_never_take_the_alias(own_data, tmp_path):
-    assert own_data.registry()[config.MODEL] == ([1, 2], {config.CHAMPION: 1})
-    (line,) = [line for line in own_data.said.splitlines() if "does not become the champion" in line]
-    assert "The champion, version 1, is no measure: it has other columns or classes" in line
+def test_other_columns_never_take_the_alias(evaluated, tmp_path):
+    project = evaluated.copy(tmp_path)
+    wine().to_csv(project.folder / "wine.csv")
+    free_the_name(project, "--dataset", "wine.csv", "--target", "grower", "--name", "Cancer")
+    train_anew(project, "--dataset", "wine.csv", "--target", "grower", "--name", "Cancer")
+    said = succeed(project.step("data_evaluation"))
+    assert project.registry()[MODEL] == ([1, 2], {config.CHAMPION: 1})
+    (line,) = [line for line in said.splitlines() if "does not become the champion" in line]
+    assert "The champion, version 1, cannot be compared: it has other columns or classes" in line
     # the way that the message names
-    project = own_data.copy(tmp_path)
     succeed(project.run("python", "-c", f"import mlflow; {by_hand(line)}"))
-    assert project.registry()[config.MODEL][1] == {config.CHAMPION: 2}
+    assert project.registry()[MODEL][1] == {config.CHAMPION: 2}
     # with it as champion, a file of the same kind is evaluated, words and all
     more = wine().tail(100)
     more["proline"] += 1  # rows that no model was trained on
     more.to_csv(project.folder / "more.csv", index=False)
-    training = project.client.get_model_version(config.MODEL, 2).run_id
+    training = project.client.get_model_version(MODEL, 2).run_id
     options = {"eval_dataset": "more.csv", "training_run_id": training}
     succeed(project.mlflow_run("data-evaluation", **options))
     evaluation = project.newest("data_evaluation").data
@@ -396,13 +424,22 @@ def test_other_columns_never_take_the_alias(own_data, tmp_path):
     assert evaluation.tags["eval_dataset"].endswith("more.csv")
 
     # the files of the champion are gone: the version and the way out are named, and the way works
-    shutil.rmtree(project.model_folder(config.MODEL, 2))
-    training = project.client.get_model_version(config.MODEL, 1).run_id
+    shutil.rmtree(project.model_folder(MODEL, 2))
+    training = project.client.get_model_version(MODEL, 1).run_id
     said = succeed(project.step("data_evaluation", "--training-run-id", training))
-    assert "The champion, version 2, is no measure: models:/CancerModel/2 cannot be used: " in said
-    assert project.registry()[config.MODEL][1] == {config.CHAMPION: 2}
+    assert "The champion, version 2, cannot be compared: models:/CancerModel/2 cannot be used: " in said
+    assert project.registry()[MODEL][1] == {config.CHAMPION: 2}
     succeed(project.run("python", "-c", f"import mlflow; {by_hand(said)}"))
-    assert project.registry()[config.MODEL][1] == {config.CHAMPION: 1}
+    assert project.registry()[MODEL][1] == {config.CHAMPION: 1}
+
+
+def free_the_name(project, *options):
+    """Do what the data preparation says where the name is in use for other data; returns the line that says it."""
+    line = refusal(project.step("data_preprocessing", *options))
+    command = line.rpartition("if those data are of no use: ")[2]
+    assert command.startswith("mlflow runs delete --run-id "), line
+    succeed(project.run(*command.split()))
+    return line
 
 
 def train_anew(project, *options):
@@ -416,10 +453,84 @@ def train_anew(project, *options):
 def test_other_classes_never_take_the_alias(evaluated, tmp_path):
     """Whoever asks the champion for the probability of a benign tumour must not get that of a malignant one."""
     project = evaluated.copy(tmp_path)
+    said = free_the_name(project, "--positive-class", "benign")
+    assert "the classes, class 1 last: ['malignant', 'benign'], not" in said
     train_anew(project, "--positive-class", "benign")
     said = succeed(project.step("data_evaluation"))
-    assert "The champion, version 1, is no measure: it has other columns or classes" in said
-    assert project.registry()[config.MODEL] == ([1, 2], {config.CHAMPION: 1})
+    assert "The champion, version 1, cannot be compared: it has other columns or classes" in said
+    assert project.registry()[MODEL] == ([1, 2], {config.CHAMPION: 1})
+
+
+@pytest.mark.slow
+def test_two_data_sets_in_one_store(trained, tmp_path):
+    """In turn, each has its own experiment, models and champion, and is never judged beside the other's."""
+    project, wine_csv = trained.copy(tmp_path), ["--dataset", "wine.csv", "--target", "grower"]
+    wine().to_csv(project.folder / "wine.csv")
+    newer = (
+        breast_cancer().sample(frac=1, random_state=1).assign(**{"mean area": lambda frame: frame["mean area"] + 0.1})
+    )
+    newer.to_csv(project.folder / "newer.csv", index=False)
+
+    # cancer data and their model are there; the wines go on from what was made last
+    said = succeed(project.step("data_preprocessing", *wine_csv))
+    assert "wine.csv: the data are called wine, and the model wineModel. Another one: give a `name`" in said
+    cancer_training = project.newest("model_training").info.run_id
+    assert not any(
+        run_steps(
+            project,
+            ["data_evaluation", "--training-run-id", cancer_training],
+            ["hyperparameters_tuning", "--n-trials", "1"],
+            ["model_training"],
+            ["data_evaluation"],
+            # newer data of the same kind as the first
+            ["data_preprocessing", "--dataset", "newer.csv", "--name", "Cancer"],
+            ["hyperparameters_tuning", "--n-trials", "1"],
+            ["model_training"],
+            ["data_evaluation"],
+            ["batch_scoring", "--input", "wine.csv", "--output", "out.csv", "--model-uri", f"models:/{WINE}@champion"],
+        )
+    )
+    experiments = {experiment.experiment_id: experiment.name for experiment in project.client.search_experiments()}
+    runs = [run for run in reversed(project.runs()) if "step" in run.data.tags]
+    made = [(run.data.tags["name"], experiments[run.info.experiment_id]) for run in runs]
+    assert {experiment for name, experiment in made if name == "wine"} == {"wine_Classification"}
+    assert {experiment for name, experiment in made if name == "Cancer"} == {EXPERIMENT, "Default"}  # of `mlflow run`
+    evaluations = [run for run in runs if run.data.tags["step"] == "data_evaluation"]
+    before = [(run.data.tags["name"], run.data.tags["champion_before"]) for run in evaluations]
+    assert before == [("Cancer", "None"), ("wine", "None"), ("Cancer", "1")]
+    assert [run.info.run_id for run in evaluations if "loss_above_champion" in run.data.metrics] == [
+        evaluations[2].info.run_id
+    ]
+    registry = project.registry()
+    assert registry[WINE] == ([1], {config.CHAMPION: 1})
+    assert registry[MODEL] == ([1, 2], {config.CHAMPION: int(evaluations[2].data.tags["champion_after"])})
+    assert set(registry) == {MODEL, BOOSTER_MODEL, WINE, f"{WINE}Booster"}
+    answers = [f"probability of {name}" for name in ["other", "second grower"]]
+    assert set(answers) <= set(pd.read_csv(project.folder / "out.csv"))
+
+    # a name stays with its data, however it comes about
+    shutil.copy(project.folder / "wine.csv", project.folder / "Cancer.csv")
+    known = len(project.runs(status=None))
+    said = run_steps(
+        project,
+        ["data_preprocessing", *wine_csv, "--name", "Cancer"],
+        ["data_preprocessing", "--dataset", "Cancer.csv", "--target", "grower"],
+        ["data_preprocessing", "--name", "wine"],
+        ["data_preprocessing", *wine_csv, "--positive-class", "other"],
+    )
+    for line, name in zip(said, ["Cancer", "Cancer", "wine", "wine"], strict=True):
+        assert line.startswith(f"The name {name} is in use for data that differ in ")
+        assert "\n" not in line
+    assert len(project.runs(status=None)) == known
+    assert {experiment.experiment_id for experiment in project.client.search_experiments()} == set(experiments)
+
+    # an experiment that the user has chosen comes first, and a name of words survives `mlflow run`
+    succeed(project.step("data_preprocessing", *wine_csv, MLFLOW_EXPERIMENT_NAME="mine"))
+    run = project.newest("data_preprocessing")
+    assert project.client.get_experiment(run.info.experiment_id).name == "mine"
+    assert run.data.tags["name"] == "wine"
+    succeed(project.mlflow_run("data-preprocessing", dataset="wine.csv", target="grower", name="Red wines 2.0"))
+    assert project.newest("data_preprocessing").data.tags["name"] == "Red wines 2.0"
 
 
 # --- The gate
@@ -453,7 +564,7 @@ def unseen(project):
 def test_gate_stays_shut(evaluated, tmp_path, change, reason):
     """On data on which a model fails it does not become champion; the message has what it missed, and where that is set."""
     project = evaluated.copy(tmp_path)
-    project.client.delete_registered_model_alias(config.MODEL, config.CHAMPION)
+    project.client.delete_registered_model_alias(MODEL, config.CHAMPION)
     change(unseen(project)).to_csv(tmp_path / "with space.csv", index=False)
     said = succeed(project.step("data_evaluation", "--eval-dataset", tmp_path / "with space.csv"))
     (line,) = [line for line in said.splitlines() if "does not become the champion" in line]
@@ -461,10 +572,10 @@ def test_gate_stays_shut(evaluated, tmp_path, change, reason):
     assert "config.py" in line
     verdict = project.newest("data_evaluation").data.tags["gate"]
     assert verdict.startswith("failed: ") and reason in verdict
-    assert project.client.get_model_version(config.MODEL, "1").tags["gate"] == verdict
-    assert project.registry()[config.MODEL][1] == {}
+    assert project.client.get_model_version(MODEL, "1").tags["gate"] == verdict
+    assert project.registry()[MODEL][1] == {}
     # whoever asks for the champion is told so
-    line = refusal(project.step("model_serving"))
+    line = refusal(project.step("serving_check"))
     assert line.startswith(f"CancerModel has no version with the alias champion. Version 1: gate {verdict} ")
     assert line.endswith("or give one by its number: models:/CancerModel/NUMBER")
 
@@ -504,14 +615,14 @@ def test_rows_seen_in_training_count_for_nothing(evaluated, tmp_path):
     run = project.newest("data_preprocessing")
     train = pd.read_csv(project.client.download_artifacts(run.info.run_id, "datasets/train.csv"))
     for new, opens in [(29, False), (100, True)]:
-        project.client.delete_registered_model_alias(config.MODEL, config.CHAMPION)
+        project.client.delete_registered_model_alias(MODEL, config.CHAMPION)
         pd.concat([unseen(project).head(new), train.head(50)]).to_csv(tmp_path / "eval.csv", index=False)
         said = succeed(project.step("data_evaluation", "--eval-dataset", "eval.csv"))
         assert f"version 1 on {new} rows of eval.csv" in said
         assert "50 others were seen in training and are left out" in said
         metrics = project.newest("data_evaluation").data.metrics
         assert (metrics["rows_seen_in_training"], metrics["example_count"]) == (50, new)
-        assert (config.CHAMPION in project.registry()[config.MODEL][1]) == opens
+        assert (config.CHAMPION in project.registry()[MODEL][1]) == opens
     train.to_csv(tmp_path / "eval.csv", index=False)
     line = refusal(project.step("data_evaluation", "--eval-dataset", "eval.csv"))
     assert line.startswith("eval.csv: 341 of the 341 rows were seen in training")
@@ -526,13 +637,13 @@ def test_worse_model_does_not_replace_the_champion(evaluated, tmp_path):
     for name in [name for name in frame if "worst" in name or "mean" in name]:
         frame[name] = rng.permutation(frame[name])
     frame.to_csv(project.folder / "disorder.csv", index=False)
-    train_anew(project, "--dataset", "disorder.csv")
+    train_anew(project, "--dataset", "disorder.csv", "--name", "Cancer")
     settings = project.folder / "config.py"
     settings.write_text(settings.read_text().replace('{"malignant": 0.88}', "{}"))
     said = succeed(project.step("data_evaluation", "--eval-dataset", "real.csv"))
     (line,) = [line for line in said.splitlines() if "Version 2 does not become the champion" in line]
     assert "Its log loss on the same rows is " in line
-    assert project.registry()[config.MODEL] == ([1, 2], {config.CHAMPION: 1})
+    assert project.registry()[MODEL] == ([1, 2], {config.CHAMPION: 1})
     evaluation = project.newest("data_evaluation")
     (beside,) = project.runs(f"tags.mlflow.parentRunId = '{evaluation.info.run_id}'")
     ours, theirs = evaluation.data.metrics["log_loss"], beside.data.metrics["log_loss"]
@@ -553,7 +664,7 @@ def test_random_labels_make_no_champion(empty_project):
     succeed(empty_project.step("model_training"))
     result = empty_project.step("data_evaluation")
     assert result.returncode == 1 or "does not become the champion" in result.stderr
-    assert empty_project.registry()[config.MODEL][1] == {}
+    assert empty_project.registry()["fiveModel"][1] == {}
 
 
 @pytest.mark.slow
@@ -567,23 +678,23 @@ def test_edited_cell(evaluated, tmp_path):
     script.write_text(changed)
     line = refusal(project.step("model_training"))
     assert line == "steps/model_code.py is not what the cells say. First: make scripts"
-    assert project.registry()[config.MODEL] == ([1], {config.CHAMPION: 1})
+    assert project.registry()[MODEL] == ([1], {config.CHAMPION: 1})
 
 
 @pytest.mark.slow
 def test_champion_chosen_meanwhile(evaluated, tmp_path):
     """A version that somebody else has brought into use during an evaluation was not compared with: it stays."""
     project = evaluated.copy(tmp_path)
-    project.client.delete_registered_model_alias(config.MODEL, config.CHAMPION)
-    source = project.model_folder(config.MODEL, 1).as_uri()
-    other = project.client.create_model_version(config.MODEL, source).version
+    project.client.delete_registered_model_alias(MODEL, config.CHAMPION)
+    source = project.model_folder(MODEL, 1).as_uri()
+    other = project.client.create_model_version(MODEL, source).version
     process = project.start("python", "-m", "steps.data_evaluation")
     wait_until(lambda: project.runs("tags.step = 'data_evaluation'", "RUNNING"))
-    project.client.set_registered_model_alias(config.MODEL, config.CHAMPION, other)
+    project.client.set_registered_model_alias(MODEL, config.CHAMPION, other)
     assert process.wait(60) == 0
     assert "Meanwhile another version has become the champion" in process.said()
     assert project.newest("data_evaluation").data.tags["gate"].startswith("failed: Meanwhile")
-    assert project.registry()[config.MODEL][1] == {config.CHAMPION: int(other)}
+    assert project.registry()[MODEL][1] == {config.CHAMPION: int(other)}
 
 
 # --- Models of others
@@ -609,7 +720,7 @@ def test_serving_a_foreign_model(evaluated, tmp_path):
     foreign_model(project, "Theirs")
     for uri in ["models:/Theirs/1", "folder", "models:/NoSuchModel/7"]:
         before = len(project.runs(status=None))
-        line = refusal(project.step("model_serving", "--model-uri", uri))
+        line = refusal(project.step("serving_check", "--model-uri", uri))
         assert line.startswith(f"{uri} ")
         assert ("cannot be used: " if "NoSuch" in uri else "serve it with `mlflow models serve`") in line
         assert len(project.runs(status=None)) == before
@@ -617,8 +728,8 @@ def test_serving_a_foreign_model(evaluated, tmp_path):
 
 @pytest.mark.slow
 def test_serving_a_folder_of_ours(evaluated):
-    folder = evaluated.model_folder(config.MODEL, 1)
-    said = succeed(evaluated.step("model_serving", "--model-uri", folder))
+    folder = evaluated.model_folder(MODEL, 1)
+    said = succeed(evaluated.step("serving_check", "--model-uri", folder))
     assert "228 rows served, largest difference 0" in said
 
 
@@ -632,11 +743,17 @@ WRONG_INPUT = {
     "test-size text": ("data_preprocessing", {"test-size": "half"}, None, "argument --test-size: invalid float value: 'half'"),
     "test-size too small": ("data_preprocessing", {"test-size": 0.001}, None, "too few"),
     "positive-class": ("data_preprocessing", {"positive-class": "bening"}, None, "positive-class is bening: give "),
+    "name with a slash": ("data_preprocessing", {"name": "a/b"}, None, "'a/b' cannot be the name of data: give a `name`"),
+    "name with a colon": ("data_preprocessing", {"name": "a:b"}, None, "'a:b' cannot be the name of data"),
+    "name with a quote": ("data_preprocessing", {"name": "it's"}, None, "cannot be the name of data"),
+    "name of a custom model": ("data_preprocessing", {"name": "CustomCancer"}, None, "does not begin with Custom"),
+    "name of the pipeline": ("pipeline", {"name": "a/b"}, None, "'a/b' cannot be the name of data"),
+    "name of other data": ("data_preprocessing", {"dataset": "data.csv", "name": "Cancer"}, OTHER.drop(columns="mean area"), "The name Cancer is in use for data that differ in mean area, the classes, "),
     "no trials": ("hyperparameters_tuning", {"n-trials": 0}, None, "n-trials is 0"),
     "half a trial": ("hyperparameters_tuning", {"n-trials": 2.5}, None, "argument --n-trials: invalid int value: '2.5'"),
     "unknown parameter": ("hyperparameters_tuning", {"trials": 3}, None, "--trials 3: no such parameter"),
     "no such run": ("model_training", {"data-run-id": "nosuchrun"}, None, "Run nosuchrun: "),
-    "port": ("model_serving", {"port": 99999}, None, "port is 99999"),
+    "port": ("serving_check", {"port": 99999}, None, "port is 99999"),
     "no such file": ("data_evaluation", {"eval-dataset": "nowhere.csv"}, None, "nowhere.csv: cannot be read: No such file"),
     "column missing": ("data_evaluation", {"eval-dataset": "data.csv"}, OTHER.drop(columns="mean area"), "mean area"),
     "text in numbers": ("data_evaluation", {"eval-dataset": "data.csv"}, OTHER.replace({"mean area": {1001.0: "big"}}), "big"),
@@ -680,5 +797,5 @@ def test_wrong_input_of_the_pipeline(trained, tmp_path):
 def test_port_in_use(evaluated):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert f"Port {port} is in use" in refusal(evaluated.step("model_serving", "--port", port))
-    assert evaluated.newest("model_serving", "FAILED").info.status == "FAILED"
+        assert f"Port {port} is in use" in refusal(evaluated.step("serving_check", "--port", port))
+    assert evaluated.newest("serving_check", "FAILED").info.status == "FAILED"

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import requests
 from mlflow.exceptions import MlflowException
-from support import ROOT, Project
+from support import BOOSTER_MODEL, EXPERIMENT, MODEL, ROOT, Project
 from test_commands import words_of
 
 import config
@@ -20,7 +20,7 @@ import utils
 
 pytestmark = pytest.mark.slow
 
-CHAMPION_URI = f"models:/{config.MODEL}@{config.CHAMPION}"
+CHAMPION_URI = f"models:/{MODEL}@{config.CHAMPION}"
 
 
 @contextlib.contextmanager
@@ -76,8 +76,8 @@ def test_moved_project(shared):
         assert len(rows) > 100
         assert rows.equals(shared.rows)
         assert answers.equals(shared.answers)
-        mlflow.xgboost.load_model(f"models:/{config.BOOSTER_MODEL}/1")
-        runs = mlflow.search_runs(experiment_names=[config.EXPERIMENT], output_format="list")
+        mlflow.xgboost.load_model(f"models:/{BOOSTER_MODEL}/1")
+        runs = mlflow.search_runs(experiment_names=[EXPERIMENT], output_format="list")
         steps = [run for run in runs if "step" in run.data.tags]
         assert len(steps) == 4
         for run in steps:
@@ -90,7 +90,7 @@ def test_moved_project(shared):
         # and it can go on
         result = shared.run("python", "-m", "steps.model_training", MLFLOW_TRACKING_URI=address)
         assert result.returncode == 0, result.stderr
-        assert utils.champion_version() == 1
+        assert utils.champion_version(MODEL) == 1
 
 
 def test_only_this_machine_is_answered(shared):
@@ -139,7 +139,7 @@ def test_moved_local_store(trained, tmp_path):
     change_addresses(old / "mlflow.db", trained.folder, old)  # the original stays where it is for the other tests
     try:
         mlflow.set_tracking_uri(f"sqlite:///{old}/mlflow.db")
-        mlflow.MlflowClient().set_registered_model_alias(config.MODEL, config.CHAMPION, "1")
+        mlflow.MlflowClient().set_registered_model_alias(MODEL, config.CHAMPION, "1")
         rows, answers = ask_champion()
 
         old.rename(new)

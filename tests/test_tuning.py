@@ -14,9 +14,8 @@ import optuna
 import postgres
 import pytest
 from optuna.trial import TrialState
-from support import Project, refusal, succeed, tracking_server, wait_until
+from support import EXPERIMENT, Project, refusal, succeed, tracking_server, wait_until
 
-import config
 import servers
 import utils
 from utils import StepError
@@ -73,7 +72,7 @@ def test_same_seed_same_trials(trained, tmp_path):
 
     # training takes the search that ended last, and says which
     said = succeed(project.step("model_training"))
-    assert f"Using Hyperparameters_Search {second.info.run_id} of" in said
+    assert f"Cancer: using Hyperparameters_Search {second.info.run_id} of" in said
     training = project.newest("model_training").data
     assert training.tags["tuning_run_id"] == second.info.run_id
     assert training.params["max_depth"] == best.data.params["max_depth"]
@@ -174,12 +173,13 @@ def test_best_of_the_study_on_these_data_only(project):
     succeed(project.step("model_training"))
     first = project.newest("hyperparameters_tuning").info.run_id
     assert project.newest("model_training").data.tags["tuning_run_id"] == first
-    # of the searches of one study the best counts, not the last
+    # of the searches of one study the last counts: it has written the best trial of all
     succeed(project.step("hyperparameters_tuning", *options))
-    project.client.log_metric(first, "logloss", 0.0)
     succeed(project.step("model_training"))
-    assert project.newest("hyperparameters_tuning").info.run_id != first
-    assert project.newest("model_training").data.tags["tuning_run_id"] == first
+    last = project.newest("hyperparameters_tuning")
+    assert last.info.run_id != first
+    assert project.newest("model_training").data.tags["tuning_run_id"] == last.info.run_id
+    assert last.data.metrics["logloss"] == project.client.get_run(first).data.metrics["logloss"]
 
 
 @pytest.mark.slow
@@ -338,7 +338,7 @@ def test_workers_on_a_database(database, tmp_path):
             if optuna.storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(trial) == lost.number
         ]
 
-        experiment = client.get_experiment_by_name(config.EXPERIMENT).experiment_id
+        experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
         searches = client.search_runs([experiment], "tags.step = 'hyperparameters_tuning'")
         assert sorted(run.info.status for run in searches) == ["FINISHED", "FINISHED", "RUNNING"]
         assert {run.data.tags["study"] for run in searches} == {study(storage).study_name}

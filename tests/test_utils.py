@@ -1,6 +1,7 @@
 """What the steps share: parameters, data sets in runs, and the words of error messages."""
 
 import json
+import re
 import signal
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from loguru import logger
 from sklearn.datasets import load_breast_cancer
 
 import config
@@ -32,17 +34,18 @@ def parameters(monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-PREPROCESSING = ["data-preprocessing", "test-size", "dataset", "target", "positive-class"]
+PREPROCESSING = ["data-preprocessing", "test-size", "dataset", "target", "positive-class", "name"]
 
 
 def test_defaults_are_converted(parameters):
-    assert parameters("", *PREPROCESSING) == [0.33, None, None, None]
+    assert parameters("", *PREPROCESSING) == [0.33, None, None, None, None]
     assert parameters("", "model-customization", "training-run-id") is None
 
 
 def test_given_values_are_converted_and_in_the_order_of_the_names(parameters):
-    order = ["data-preprocessing", "positive-class", "test-size", "target", "dataset"]
-    assert parameters("--test-size 1e-1 --dataset a.csv --positive-class 1", *order) == ["1", 0.1, None, "a.csv"]
+    order = ["data-preprocessing", "positive-class", "name", "test-size", "target", "dataset"]
+    words = "--test-size 1e-1 --dataset a.csv --name 2 --positive-class 1"
+    assert parameters(words, *order) == ["1", "2", 0.1, None, "a.csv"]
 
 
 def test_empty_path_of_mlflow_run(parameters, tmp_path):
@@ -118,6 +121,105 @@ def test_wrong_run(store):
         utils.latest_run("data_evaluation", run_id)
     with pytest.raises(StepError, match="Run nosuchrun: "):
         utils.latest_run("model_training", "nosuchrun")
+
+
+# --- What data are called
+
+NAMES = {
+    (None, None): "Cancer",
+    (None, "wine.csv"): "wine",
+    (None, "/data/sets/patients of 2024.csv.gz"): "patients_of_2024",
+    (None, "-été [1].parquet"): "été_1",
+    ("Mine", "wine.csv"): "Mine",
+    ("Red wines 2.0", None): "Red wines 2.0",
+}
+
+
+@pytest.mark.parametrize(("given", "path"), NAMES)
+def test_name_of_data(given, path):
+    """The one that is given, else that of the file, which is said."""
+    lines = []
+    sink = logger.add(lines.append, format="{message}")
+    name = utils.data_name(given, path)
+    logger.remove(sink)
+    assert name == NAMES[given, path]
+    said = [f"{path}: the data are called {name}, and the model {name}Model. Another one: give a `name`\n"]
+    assert lines == (said if path and not given else [])
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [(name, None) for name in ["a/b", "a:b", "it's", 'a"b', "a`b", "a%b", "a\n", " a", "-a", ".", "a" * 101, "CustomA"]]
+    + [(None, name) for name in [".csv", "---.csv", "Customers.csv"]],
+)
+def test_name_that_mlflow_could_not_use(given, path):
+    with pytest.raises(StepError, match=r"^[^\n]* cannot be the name of data: give a `name` of letters, [^\n]*$"):
+        utils.data_name(given, path)
+
+
+@pytest.mark.parametrize("name", [*NAMES.values(), "a.b-c_d", "7", "x" * 100])
+def test_name_that_mlflow_can_use(store, tmp_path, name):
+    """Every name that is let through can have an experiment, models, a champion, and runs that are found again."""
+    assert utils.data_name(name, None) == name
+    experiment = store.create_experiment(f"{name}_Classification")
+    run_id = store.create_run(experiment, tags={"step": "model_training", "name": name}).info.run_id
+    store.set_terminated(run_id)
+    assert utils.latest_run("model_training", name=name).info.run_id == run_id
+    for model in [f"{name}Model", f"{name}ModelBooster", f"Custom{name}Model"]:
+        store.create_registered_model(model)
+        assert utils.champion_version(model) is None
+        store.create_model_version(model, str(tmp_path))
+        store.set_registered_model_alias(model, config.CHAMPION, "1")
+        assert utils.champion_version(model) == 1
+        for uri in [f"models:/{model}@{config.CHAMPION}", f"models:/{model}/latest", f"models:/{model}/1"]:
+            assert utils.version_uri(uri) == f"models:/{model}/1"
+
+
+TYPES = [{"name": "size", "kind": "number"}, {"name": "ward", "kind": "words", "words": ["a"]}]
+DATA = {"target": "outcome", "classes": ["no", "yes"], "types": TYPES}
+
+
+def prepared(store, folder, name, *, target, classes, types, status="FINISHED"):
+    """A run that prepared such data."""
+    experiment = store.create_experiment(f"{folder.name}_{name}", artifact_location=(folder / "files").as_uri())
+    tags = {"step": "data_preprocessing", "name": name, "target": target, "classes": json.dumps(classes)}
+    run = store.create_run(experiment, tags=tags)
+    store.log_dict(run.info.run_id, types, "types.json")
+    store.set_terminated(run.info.run_id, status)
+    return run.info.run_id
+
+
+def test_name_in_use(store, tmp_path):
+    """Newer data under the name have the same columns and classes; words may differ. Other data are refused in a line."""
+    run_id = prepared(store, tmp_path, "Ward", **DATA)
+    utils.check_name("Ward", **DATA)
+    utils.check_name("Ward", **{**DATA, "types": [{"name": "ward", "kind": "words", "words": ["b"]}, TYPES[0]]})
+    utils.check_name("Another", **{**DATA, "types": TYPES[:1]})
+    for change, words in [
+        ({"types": TYPES[:1]}, "ward"),
+        ({"types": [*TYPES, {"name": "day", "kind": "date"}]}, "day"),
+        ({"types": [TYPES[0], {"name": "ward", "kind": "number"}]}, "ward"),
+        ({"target": "result"}, "the target"),
+        ({"classes": ["yes", "no"]}, "the classes, class 1 last: ['yes', 'no'], not"),
+        ({"classes": ["no", "maybe"], "types": TYPES[1:]}, "size, the classes"),
+        ({"types": [{"name": f"column {number}", "kind": "number"} for number in range(1000)]}, "size, ward, column 0"),
+    ]:
+        with pytest.raises(
+            StepError, match=f"^The name Ward is in use for data that differ in {re.escape(words)}"
+        ) as said:
+            utils.check_name("Ward", **{**DATA, **change})
+        assert str(said.value).endswith(f"mlflow runs delete --run-id {run_id}")
+        assert "\n" not in str(said.value) and len(str(said.value)) < 600
+    store.delete_run(run_id)  # the way out that the line names
+    utils.check_name("Ward", **{**DATA, "types": TYPES[:1]})
+
+
+def test_name_of_a_preparation_that_failed(store, tmp_path):
+    prepared(store, tmp_path, "Failed", status="FAILED", **DATA)
+    utils.check_name("Failed", **{**DATA, "types": TYPES[:1]})
+
+
+# --- Data sets in runs
 
 
 def breast_cancer():

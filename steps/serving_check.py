@@ -1,38 +1,39 @@
 # Generated from modeling.py by notebook_tools/extract.py: do not edit, change the notebook.
 
+import json
+
 import mlflow
+import numpy as np
 import pandas as pd
-import requests
+import xgboost as xgb
 from loguru import logger
-from mlflow.exceptions import MlflowException
 
 import config
-import servers
 import utils
 from utils import StepError
 
-model_uri, port = "models:/CancerModel@champion", 0
-model_uri, port = utils.arguments("model-serving", "model-uri", "port")
+import requests
+
+import servers
+
+port = 0  # a free one
+model_uri, port = utils.arguments("serving-check", "model-uri", "port")
 
 if not 0 <= port < 65536:
     raise StepError(f"port is {port}: give a number between 1 and 65535, or 0 for a free port.")
+
 model_uri = utils.version_uri(model_uri)
 info, _ = utils.load_model(model_uri)
-try:
-    data_run = mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
-except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
-    reason = "was not trained here, so there are no rows to try it with"
-    raise StepError(f"{model_uri} {reason}: serve it with `mlflow models serve`.") from None
-
+data_run = utils.data_run_of(info)
 rows = utils.load_dataset(data_run, "test").drop(columns=info.metadata["target"])
 port = port or servers.free_port()
 url = f"http://127.0.0.1:{port}"
 serve = f"mlflow models serve --env-manager local --host 127.0.0.1 --port {port} -m".split()
 
-utils.set_experiment()
-tags = {"step": "model_serving", "data_run_id": data_run.info.run_id}
-tags |= {"data": data_run.data.tags.get("data", "")}
-with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
+utils.set_experiment(info.metadata["name"])
+tags = {"step": "serving_check", "name": info.metadata["name"]}
+tags |= {"data_run_id": data_run.info.run_id, "data": data_run.data.tags["data"]}
+with mlflow.start_run(run_name="Serving_Check", tags=tags) as run:
     mlflow.log_params({"model_uri": model_uri, "rows": len(rows)})
     predictions = []
     with servers.server([*serve, model_uri], f"{url}/health"):
@@ -43,8 +44,8 @@ with mlflow.start_run(run_name="Model_Serving", tags=tags) as run:
             predictions += response.json()["predictions"]
     served, here = pd.DataFrame(predictions), mlflow.pyfunc.load_model(model_uri).predict(rows)
     numbers = served.drop(columns="prediction") - here.drop(columns="prediction")
-    difference = float(numbers.abs().max(axis=None))
-    mlflow.log_metric("largest_difference", difference)
-    if difference > 1e-6 or list(served["prediction"]) != list(here["prediction"]):
-        raise StepError(f"{model_uri}: the server's answers differ by up to {difference}.")
-logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {difference:.1g}")
+    largest = float(numbers.abs().max(axis=None))
+    mlflow.log_metric("largest_difference", largest)
+    if largest > 1e-6 or list(served["prediction"]) != list(here["prediction"]):
+        raise StepError(f"{model_uri}: the server's answers differ by up to {largest}.")
+logger.info(f"{model_uri}: {len(rows)} rows served, largest difference {largest:.1g}")
