@@ -109,8 +109,8 @@ constraints: .venv/installed ## look for newer versions of all packages below th
 	sed -E -i.bak "s/ (;|and) $(ALL_SYSTEMS)$$//" constraints.txt docker/mlserve/constraints.txt
 	rm constraints.txt.bak docker/mlserve/constraints.txt.bak
 
-clean: ## remove what was made, except the runs and models
-	rm -rf .venv docker/mlserve/.venv modeling.ipynb chapters/*.ipynb .pytest_cache .ruff_cache
+clean: ## remove the environments and what tools left; runs, models and notebooks with their outputs stay
+	rm -rf .venv docker/mlserve/.venv .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The programs in .venv name its path: where the folder has moved, all is installed anew.

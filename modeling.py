@@ -586,8 +586,8 @@ print(f"100 rounds: {seconds_with():.2f} s, and {live:.2f} s with a call to MLfl
 #
 # ![Log loss and AUC of the trials, round by round](img/runs_charts.png)
 #
-# Select the trials and choose *Compare*. Each line is a trial and runs through its parameters to its log loss (blue is
-# low). Most of the best ones have a high learning rate and see many columns. But the picture shows where the sampler
+# Select the trials and choose *Compare*. Each line is a trial and runs through three parameters to its log loss (blue
+# is low). Most of the best ones have a high learning rate and see many columns. But the picture shows where the sampler
 # went, and not why a trial was good: the first ten are drawn at random, the others go where earlier ones were good.
 #
 # ![The trials compared, as lines through their parameters](img/compare_runs_counter_plot.png)
@@ -1759,4 +1759,4 @@ for at, answers in {0.5: at_half, threshold: custom}.items():
 # | `notebook_tools/`, `benchmarks/`, `tests/` | makes scripts, pages and pictures; measures; checks (`make test`) |
 #
 # All runs and models are in `mlflow.db` and `mlruns/`: remove both, and MLflow begins anew. `make clean` removes the
-# environments too, and leaves the runs.
+# environments, and leaves runs and notebooks.

@@ -372,10 +372,13 @@ def runs_list(page, store):
 
 def pipeline_run(page, store):
     """The last pipeline, with its steps below it."""
-    set_height(page, 720)
-    store.open(page, "runs?orderByKey=attributes.start_time&orderByAsc=false")
+    set_height(page, 620)
+    run_id = store.search("tags.step = 'pipeline'")[-1].info.run_id
+    only = quote(f"tags.mlflow.parentRunId = '{run_id}'")
+    store.open(page, f"runs?orderByKey=attributes.start_time&orderByAsc=true&searchFilter={only}")
     page.get_by_label("Toggle sidebar").click()
-    unfold(page, store, store.search("tags.step = 'pipeline'")[-1].info.run_id)
+    unfold(page, store, run_id)
+    choose_columns(page, ["Source", "Models"], [])
     return ["Pipeline", "Data_Preprocessing", "Model_Training", "Serving_Check"]
 
 
