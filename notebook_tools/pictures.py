@@ -372,7 +372,7 @@ def runs_list(page, store):
 
 def pipeline_run(page, store):
     """The last pipeline, with its steps below it."""
-    set_height(page, 620)
+    set_height(page, 570)
     run_id = store.search("tags.step = 'pipeline'")[-1].info.run_id
     only = quote(f"tags.mlflow.parentRunId = '{run_id}'")
     store.open(page, f"runs?orderByKey=attributes.start_time&orderByAsc=true&searchFilter={only}")

@@ -101,6 +101,8 @@ def test_visible_cells_come_to_the_same(tmp_path, monkeypatch):
         alone = nbformat.v4.new_notebook(cells=[cell])
         for _, printed in blocks(readme.make_page(alone, project.folder)[0]):
             for text in printed:
+                if text.startswith("<Figure "):  # of autologging: empty, and a hidden cell closes it
+                    continue
                 assert any(text in other for other in shown), (source, text, shown)
     assert project.registry()[MODEL][1] == {config.CHAMPION: 3}
 
