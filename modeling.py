@@ -686,7 +686,7 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
         return shares
 
     def predict(self, context, model_input: pd.DataFrame, params=None):
-        """Return for n rows of the file n rows: `prediction`, and of each class `probability of …`."""
+        """Return for n rows as many answers: `prediction` and each `probability of …`."""
         values = self.features(model_input)
         for name, share in self.unknown_words(model_input, values).items():
             if share:

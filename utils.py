@@ -466,11 +466,8 @@ def data_name(given, path):
         StepError: MLflow could not have models of this name.
     """
     name = given or (re.sub(r"\W+", "_", Path(path).name.split(".")[0]).strip("_") if path else config.NAME)
-    if not re.fullmatch(r"(?!Custom)\w[\w .-]{0,99}", name):  # CustomNAMEModel is a model on top of NAMEModel
-        raise StepError(
-            f"{name!r} cannot be the name of data: give a `name` of letters, digits, blanks and _ . - that does not "
-            "begin with Custom."
-        )
+    if not re.fullmatch(r"\w[\w .-]{0,99}", name):
+        raise StepError(f"{name!r} cannot be the name of data: give a `name` of letters, digits, blanks and _ . -")
     if path and not given:
         logger.info(f"{path}: the data are called {name}, and the model {name}Model. Another one: give a `name`")
     return name
@@ -486,16 +483,22 @@ def check_name(name, target, classes, types):
         types: What the columns are, as for `features`.
 
     Raises:
-        StepError: The last finished preparation under this name had other columns or classes.
+        StepError: The last finished preparation under this name had other columns or classes. Or there are data of a
+            name that differs by Custom: CustomNAMEModel, the model on top of NAMEModel, would be the model of both.
     """
     check_store()
-    of_name = f"attributes.status = 'FINISHED' and tags.step = 'data_preprocessing' and tags.name = '{name}'"
-    order = {"order_by": ["attributes.end_time DESC"], "max_results": 1, "output_format": "list"}
-    for run in mlflow.search_runs(search_all_experiments=True, filter_string=of_name, **order):
+    finished = "attributes.status = 'FINISHED' and tags.step = 'data_preprocessing' and tags.name = "
+    last = {"order_by": ["attributes.end_time DESC"], "max_results": 1, "output_format": "list"}
+    near = name.removeprefix("Custom") if name.startswith("Custom") else f"Custom{name}"
+    if mlflow.search_runs(search_all_experiments=True, filter_string=f"{finished}'{near}'", **last):
+        raise StepError(f"The name {name} is too near to {near}, which other data have. Give another `name`.")
+    for run in mlflow.search_runs(search_all_experiments=True, filter_string=f"{finished}'{name}'", **last):
         remove = f"mlflow runs delete --run-id {run.info.run_id}"
-        earlier = {column["name"]: column["kind"] for column in load_types(run)} | {
-            "the target": run.data.tags["target"]
-        }
+        try:
+            earlier = {column["name"]: column["kind"] for column in load_types(run)}
+        except StepError as error:
+            raise StepError(f"{error} Its name is {name}, too. If those data are of no use: {remove}") from None
+        earlier["the target"] = run.data.tags["target"]
         now = {column["name"]: column["kind"] for column in types} | {"the target": target}
         other = [column for column in {**earlier, **now} if earlier.get(column) != now.get(column)]
         if json.loads(run.data.tags["classes"]) != classes:

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 def models(walkthrough):
     """The walkthrough's store as the active one, with 50 rows of its test set as they stand in the file."""
     mlflow.set_tracking_uri(walkthrough.uri)
-    run = walkthrough.runs("tags.step = 'data_preprocessing'")[0]
+    run = walkthrough.runs("tags.step = 'data_preprocessing'")[-1]  # tests/test_commands.py has data of its own
     test = pd.read_csv(walkthrough.client.download_artifacts(run.info.run_id, "datasets/test.csv"))
     yield test.drop(columns="target").head(50)
     mlflow.set_tracking_uri(None)

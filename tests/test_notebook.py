@@ -321,7 +321,7 @@ def test_page_and_store_agree(walkthrough):
 
 def test_pipeline_runs_are_nested(walkthrough):
     """All steps, in order; and it served the version that it had trained."""
-    (pipeline,) = walkthrough.runs("tags.step = 'pipeline'")
+    (pipeline,) = made(walkthrough, "pipeline")
     nested = {run.data.tags["step"]: run for run in reversed(trials_of(walkthrough, pipeline))}
     assert list(nested) == list(STEPS)
     evaluated = nested["data_evaluation"].data.tags["model_version"]

@@ -746,7 +746,7 @@ WRONG_INPUT = {
     "name with a slash": ("data_preprocessing", {"name": "a/b"}, None, "'a/b' cannot be the name of data: give a `name`"),
     "name with a colon": ("data_preprocessing", {"name": "a:b"}, None, "'a:b' cannot be the name of data"),
     "name with a quote": ("data_preprocessing", {"name": "it's"}, None, "cannot be the name of data"),
-    "name of a custom model": ("data_preprocessing", {"name": "CustomCancer"}, None, "does not begin with Custom"),
+    "name of a custom model": ("data_preprocessing", {"name": "CustomCancer"}, None, "The name CustomCancer is too near to Cancer, which other data have"),
     "name of the pipeline": ("pipeline", {"name": "a/b"}, None, "'a/b' cannot be the name of data"),
     "name of other data": ("data_preprocessing", {"dataset": "data.csv", "name": "Cancer"}, OTHER.drop(columns="mean area"), "The name Cancer is in use for data that differ in mean area, the classes, "),
     "no trials": ("hyperparameters_tuning", {"n-trials": 0}, None, "n-trials is 0"),

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 import signal
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from loguru import logger
+from mlflow.utils.file_utils import local_file_uri_to_path
 from sklearn.datasets import load_breast_cancer
 
 import config
@@ -149,8 +152,8 @@ def test_name_of_data(given, path):
 
 @pytest.mark.parametrize(
     ("given", "path"),
-    [(name, None) for name in ["a/b", "a:b", "it's", 'a"b', "a`b", "a%b", "a\n", " a", "-a", ".", "a" * 101, "CustomA"]]
-    + [(None, name) for name in [".csv", "---.csv", "Customers.csv"]],
+    [(name, None) for name in ["a/b", "a:b", "it's", 'a"b', "a`b", "a%b", "a\n", " a", "-a", ".", "a" * 101]]
+    + [(None, name) for name in [".csv", "---.csv"]],
 )
 def test_name_that_mlflow_could_not_use(given, path):
     with pytest.raises(StepError, match=r"^[^\n]* cannot be the name of data: give a `name` of letters, [^\n]*$"):
@@ -212,6 +215,28 @@ def test_name_in_use(store, tmp_path):
         assert "\n" not in str(said.value) and len(str(said.value)) < 600
     store.delete_run(run_id)  # the way out that the line names
     utils.check_name("Ward", **{**DATA, "types": TYPES[:1]})
+
+
+def test_names_that_would_share_a_model(store, tmp_path):
+    """CustomersModel is the model of customers, or the one on top of ersModel."""
+    prepared(store, tmp_path, "Customers", **DATA)
+    prepared(store, tmp_path, "CustomCustomers", **{**DATA, "target": "x"})
+    for name, near in [("ers", "Customers"), ("CustomCustomers", "Customers")]:
+        with pytest.raises(StepError, match=rf"^The name {name} is too near to {near}, .* Give another `name`\.$"):
+            utils.check_name(name, **DATA)
+    utils.check_name("CustomersOfOurs", **DATA)
+
+
+def test_name_of_data_whose_files_are_gone(store, tmp_path):
+    """Whether other data have this name cannot be known; the line has the way out."""
+    run_id = prepared(store, tmp_path, "Gone", **DATA)
+    folder = Path(local_file_uri_to_path(store.get_run(run_id).info.artifact_uri))
+    shutil.rmtree(folder)
+    with pytest.raises(StepError, match=rf"^The data of run {run_id} cannot be read.* Its name is Gone, too.") as said:
+        utils.check_name("Gone", **DATA)
+    assert str(said.value).endswith(f"mlflow runs delete --run-id {run_id}")
+    store.delete_run(run_id)
+    utils.check_name("Gone", **DATA)
 
 
 def test_name_of_a_preparation_that_failed(store, tmp_path):
