@@ -34,7 +34,7 @@ def check_picture(path):
     assert path.stat().st_size < pictures.MAX_BYTES == 200_000
     with Image.open(path) as image:
         assert image.width == pictures.WIDTH * pictures.SCALE
-        assert 500 < image.height / pictures.SCALE < 1000
+        assert 400 < image.height / pictures.SCALE < 1000
         assert len(image.convert("RGB").getcolors()) > 100
 
 
