@@ -264,25 +264,31 @@ def latest_run(step, run_id=None, order_by="attributes.end_time DESC", **tags):
         run = named_run(run_id, tags)
     else:
         chosen = experiments()
-        runs = mlflow.search_runs(
-            chosen,
-            " and ".join(["attributes.status = 'FINISHED'", *(f"tags.{name} = '{tags[name]}'" for name in tags)]),
-            search_all_experiments=chosen is None,
-            order_by=[order_by],
-            max_results=1,
-            output_format="list",
-        )
-        if not runs:
+        run = first_finished(chosen, tags, order_by)
+        if not run:
             wanted = " and ".join(f"{name} {value}" for name, value in tags.items())
             where = "" if chosen is None else " in the experiment that you have chosen"
             command = f"mlflow run . -e {step.replace('_', '-')} --env-manager local"
             raise StepError(f"There is no finished run with {wanted}{where}. First run: {command}")
-        run = runs[0]
     tags = run.data.tags
     data = tags.setdefault("data", "data of an older version of this project")
     name = tags.setdefault("name", config.NAME)  # the only one that older versions knew
     logger.info(f"{name}: using {run.info.run_name} {run.info.run_id} of {tags.get('mlflow.user')}: {data}")
     return run
+
+
+def first_finished(experiment_ids, tags, order_by="attributes.end_time DESC"):
+    """Find the finished run with these tags that comes first, in some experiments or, where None, all; or None."""
+    filters = ["attributes.status = 'FINISHED'", *(f"tags.{name} = '{value}'" for name, value in tags.items())]
+    runs = mlflow.search_runs(
+        experiment_ids,
+        " and ".join(filters),
+        search_all_experiments=experiment_ids is None,
+        order_by=[order_by],
+        max_results=1,
+        output_format="list",
+    )
+    return runs[0] if runs else None
 
 
 def named_run(run_id, tags):
@@ -487,33 +493,38 @@ def check_name(name, target, classes, types):
             name that differs by Custom: CustomNAMEModel, the model on top of NAMEModel, would be the model of both.
     """
     check_store()
-    finished = "attributes.status = 'FINISHED' and tags.step = 'data_preprocessing' and tags.name = "
-    last = {"order_by": ["attributes.end_time DESC"], "max_results": 1, "output_format": "list"}
     near = name.removeprefix("Custom") if name.startswith("Custom") else f"Custom{name}"
-    if mlflow.search_runs(search_all_experiments=True, filter_string=f"{finished}'{near}'", **last):
+    if first_finished(None, {"step": "data_preprocessing", "name": near}):
         raise StepError(f"The name {name} is too near to {near}, which other data have. Give another `name`.")
-    for run in mlflow.search_runs(search_all_experiments=True, filter_string=f"{finished}'{name}'", **last):
-        remove = f"mlflow runs delete --run-id {run.info.run_id}"
-        try:
-            earlier = {column["name"]: column["kind"] for column in load_types(run)}
-        except StepError as error:
-            raise StepError(f"{error} Its name is {name}, too. If those data are of no use: {remove}") from None
-        earlier["the target"] = run.data.tags["target"]
-        now = {column["name"]: column["kind"] for column in types} | {"the target": target}
-        other = [column for column in {**earlier, **now} if earlier.get(column) != now.get(column)]
-        if json.loads(run.data.tags["classes"]) != classes:
-            other.append(f"the classes, class 1 last: {classes}, not {run.data.tags['classes']} (`positive-class`)")
-        if other:
-            raise StepError(
-                f"The name {name} is in use for data that differ in {', '.join(other)[:300]}. Give another `name`; or, "
-                f"if those data are of no use: {remove}"
-            )
+    run = first_finished(None, {"step": "data_preprocessing", "name": name})
+    if not run:
+        return
+    remove = f"mlflow runs delete --run-id {run.info.run_id}"
+    try:
+        earlier = {column["name"]: column["kind"] for column in load_types(run)}
+    except StepError as error:
+        raise StepError(f"{error} Its name is {name}, too. If those data are of no use: {remove}") from None
+    earlier["the target"] = run.data.tags["target"]
+    now = {column["name"]: column["kind"] for column in types} | {"the target": target}
+    other = [column for column in {**earlier, **now} if earlier.get(column) != now.get(column)]
+    if json.loads(run.data.tags["classes"]) != classes:
+        other.append(f"the classes, class 1 last: {classes}, not {run.data.tags['classes']} (`positive-class`)")
+    if other:
+        raise StepError(
+            f"The name {name} is in use for data that differ in {', '.join(other)[:300]}. Give another `name`; or, "
+            f"if those data are of no use: {remove}"
+        )
 
 
 def load_types(run):
     """Load what the columns of a data set are, the list that `features` takes; raise StepError where it is gone."""
+    return from_run(run, "types.json", mlflow.artifacts.load_dict)
+
+
+def from_run(run, path, load):
+    """Load an artifact of a run with one of MLflow's functions; raise StepError where it cannot be read."""
     try:
-        return mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/types.json")
+        return load(f"runs:/{run.info.run_id}/{path}")
     except (MlflowException, OSError) as error:  # its files are gone, or it is of an earlier version of the project
         raise StepError(f"The data of run {run.info.run_id} cannot be read. {in_one_line(error)}") from None
 
@@ -575,10 +586,7 @@ def load_dataset(run, name):
         StepError: It cannot be read.
     """
     kinds = {column["name"]: column["kind"] for column in load_types(run)}
-    try:
-        path = mlflow.artifacts.download_artifacts(f"runs:/{run.info.run_id}/datasets/{name}.csv")
-    except (MlflowException, OSError) as error:
-        raise StepError(f"The data of run {run.info.run_id} cannot be read. {in_one_line(error)}") from None
+    path = from_run(run, f"datasets/{name}.csv", mlflow.artifacts.download_artifacts)
     if isinstance(json.loads(run.data.tags["classes"])[0], str):
         kinds[run.data.tags["target"]] = "words"
     dtypes = {"words": "str", "number": "float", "boolean": "boolean"}

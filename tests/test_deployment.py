@@ -64,14 +64,8 @@ def deployed(tmp_path_factory):
     """A project whose champion was trained on a file with words, and whose own code for features is gone since."""
     project = Project(tmp_path_factory.mktemp("deployed"))
     patients(4_000, 0).drop(columns="patient").to_csv(project.folder / "train.csv", index=False)
-    data = [
-        "--dataset",
-        "train.csv",
-        "--target",
-        "outcome",
-        "--name",
-        "Cancer",
-    ]  # whose model the steps take by default
+    # the name whose model the steps take by default
+    data = ["--dataset", "train.csv", "--target", "outcome", "--name", "Cancer"]
     said = run_steps(
         project, ["data_preprocessing", *data], ["hyperparameters_tuning", "--n-trials", "1"], ["model_training"]
     )
