@@ -11,7 +11,7 @@ import pytest
 import xgboost as xgb
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
-from support import BOOSTER_MODEL, EXPERIMENT, MODEL
+from support import BOOSTER_MODEL, EXPERIMENT, MODEL, passengers
 
 import config
 
@@ -331,21 +331,9 @@ def test_pipeline_runs_are_nested(walkthrough):
 @pytest.mark.nightly
 def test_on_data_of_ones_own(empty_project):
     """The notebook runs to its end on words, dates, gaps and a target of another name."""
-    rng = np.random.default_rng(0)
-    rows = 300
-    frame = pd.DataFrame(
-        {
-            "age": np.where(rng.random(rows) < 0.2, np.nan, rng.integers(1, 80, rows)),
-            "fare": rng.gamma(2, 15, rows).round(2),
-            "sex": rng.choice(["male", "female"], rows),
-            "deck": rng.choice(["A", "B", None], rows),
-            "alone": rng.choice(["True", "False"], rows),
-            "boarded": pd.Timestamp("1912-04-10") + pd.to_timedelta(rng.integers(0, 3, rows), "D"),
-            "name": [f"passenger {number}" for number in range(rows)],
-            "remark": np.nan,
-        }
-    )
-    frame["survived"] = np.where((frame.sex == "female") ^ (rng.random(rows) < 0.25), "yes", "no")
+    frame = passengers()
+    frame.insert(0, "name", [f"passenger {number}" for number in range(len(frame))])
+    frame.insert(1, "remark", np.nan)
     frame.to_csv(empty_project.folder / "passengers.csv", index=False)
     notebook = empty_project.folder / "modeling.py"
     text = notebook.read_text()
