@@ -382,11 +382,11 @@ dtrain = xgb.DMatrix(values, label=label)  # XGBoost's own form of data
 # %% [markdown]
 # These are the ranges to search, the learning rate on a logarithmic scale. They *regularise*: shallow trees that each
 # see a part of the rows and columns, since on a few hundred rows a model overfits easily (with many rows of your own,
-# widen them). For one trial Optuna suggests
-# a value for each parameter, and XGBoost cross-validates them on held-out folds of the training data. It stops early,
-# where more boosting rounds no longer help: the last line that `xgb.cv` returns is the best round. Its log loss is the
-# result of the trial, and its number is the number of rounds that the final model will get. Why not the accuracy? It
-# only counts right and wrong; the log loss also sees how sure the model was.
+# widen them). For one trial Optuna suggests a value for each parameter, and XGBoost cross-validates them on held-out
+# folds of the training data. It stops early, where more boosting rounds no longer help: the last line that `xgb.cv`
+# returns is the best round. Its log loss is the result of the trial, and its number is the number of rounds that the
+# final model will get. Why not the accuracy? It only counts right and wrong; the log loss also sees how sure the model
+# was.
 #
 # `xgb.cv` returns the metrics of each boosting round. They go to MLflow in a single batch: one by one they would take
 # longer than the training itself.
@@ -636,6 +636,10 @@ dtrain = xgb.DMatrix(values, label=label)
 
 of_these_data = {"data_run_id": data_run.info.run_id}  # no search on other data will do
 tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **of_these_data)
+if "study" in tuning_run.data.tags and not tuning_run_id:  # of searches that share one, the best
+    of_these_data["study"] = tuning_run.data.tags["study"]
+    by_loss = "metrics.logloss ASC"
+    tuning_run = utils.latest_run("hyperparameters_tuning", order_by=by_loss, **of_these_data)
 best = tuning_run.data.params
 params = {name: float(best[name]) for name in ["learning_rate", "subsample", "colsample_bytree"]}
 params["max_depth"] = int(best["max_depth"])

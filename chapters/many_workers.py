@@ -95,7 +95,7 @@ print("all different:", not made.filter(like="params_").duplicated().any())
 # %% [markdown]
 # The study is still in the file: the same command with a larger `n-trials` goes on from there, and so it does after a
 # worker was killed. A study on other data or from other ranges is refused. The training takes the search that ended
-# last, and that has written the best of its study.
+# last; if that shared a study, the best of that study.
 #
 # ## Several machines
 #

@@ -121,6 +121,10 @@ dtrain = xgb.DMatrix(values, label=label)
 
 of_these_data = {"data_run_id": data_run.info.run_id}  # no search on other data will do
 tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **of_these_data)
+if "study" in tuning_run.data.tags and not tuning_run_id:  # of searches that share one, the best
+    of_these_data["study"] = tuning_run.data.tags["study"]
+    by_loss = "metrics.logloss ASC"
+    tuning_run = utils.latest_run("hyperparameters_tuning", order_by=by_loss, **of_these_data)
 best = tuning_run.data.params
 params = {name: float(best[name]) for name in ["learning_rate", "subsample", "colsample_bytree"]}
 params["max_depth"] = int(best["max_depth"])
