@@ -37,6 +37,7 @@ train, test = train.reset_index(drop=True), test.reset_index(drop=True)
 
 import re
 import unicodedata
+from functools import lru_cache
 
 import mlflow
 import numpy as np
@@ -44,6 +45,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 
+@lru_cache(maxsize=10_000, typed=True)
 def as_word(value):
     """Return a word's text: 1.0 is 1, and blanks at the ends make no difference."""
     text = unicodedata.normalize("NFC", str(value)).strip()  # é has two forms in Unicode
@@ -61,23 +63,22 @@ for column in types:
 
 # what a column may hold, in the words of pandas.api.types.infer_dtype
 ACCEPTED = {
-    "number": ["empty", "integer", "floating", "mixed-integer-float", "decimal"],
-    "boolean": ["empty", "boolean", "integer", "floating"],
-    "date": ["empty", "date", "datetime", "datetime64", "string"],
+    "number": ["integer", "floating", "mixed-integer-float", "decimal"],
+    "boolean": ["boolean", "integer", "floating"],
+    "date": ["date", "datetime", "datetime64", "string"],
 }
 LARGEST = np.finfo(np.float32).max  # XGBoost takes larger numbers for infinite
 
 
 def as_numbers(values, column):
     """Return a column as floats, NaN where missing; raise ValueError for another kind."""
-    if column["kind"] == "words":
-        places = {word: place for place, word in enumerate(column["words"])}
-        typed = [(type(value), value) for value in values]  # 1 equals True, and is another word
-        known = {pair: places.get(as_word(pair[1])) for pair in set(typed) if not pd.isna(pair[1])}
-        return np.array([known.get(pair) for pair in typed], dtype=float)
     if column["kind"] == "number" and values.dtype == float:
         return np.asarray(values)
     missing = np.asarray(pd.isna(values))
+    if column["kind"] == "words":
+        places = {word: place for place, word in enumerate(column["words"])}
+        pairs = zip(values, missing, strict=True)
+        return np.array([np.nan if gap else places.get(as_word(v), np.nan) for v, gap in pairs])
     if missing.all():
         return np.full(len(values), np.nan)
     if pd.api.types.infer_dtype(values) not in ACCEPTED[column["kind"]]:
@@ -90,7 +91,7 @@ def as_numbers(values, column):
             raise ValueError
         values = (dates - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
     numbers = np.where(missing, np.nan, values).astype(float)
-    if column["kind"] == "boolean" and not np.isin(numbers[~np.isnan(numbers)], [0, 1]).all():
+    if column["kind"] == "boolean" and not np.isin(numbers[~missing], [0, 1]).all():
         raise ValueError
     return numbers
 
@@ -126,10 +127,10 @@ def features(table, types):
     values = np.column_stack(list(columns.values()))
     if not len(values):
         raise refuse("There are no rows.")
-    large = (np.abs(values) > LARGEST).any(axis=0)
+    large = np.fmax.reduce(np.abs(values)) > LARGEST
     if large.any():
-        names = [name for name, is_large in zip(columns, large, strict=True) if is_large]
-        raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
+        names = ", ".join(np.array(list(columns))[large])
+        raise refuse(f"Infinite or too large values in: {names}.")
     if not isinstance(table, pd.DataFrame):
         return values
     names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's rule
@@ -151,7 +152,6 @@ with mlflow.start_run(run_name="Data_Preprocessing", tags=tags) as run:
     train_data = utils.log_dataset(train, "train", target, context="training")
     test_data = utils.log_dataset(test, "test", target, context="testing")
     about = f"{source}, {len(train)} training rows, digest {train_data.digest}"
-    about = f"{about}, class 1 is {classes[1]!r}"
-    mlflow.set_tag("data", about)
-logger.info(f"{about}, class 0 is {classes[0]!r}")
+    mlflow.set_tag("data", f"{about}, class 1 is {classes[1]!r}")
+logger.info(f"{about}, class 0 is {classes[0]!r}, class 1 is {classes[1]!r}")
 logger.info(f"{len(test)} test rows, {known} of them equal to one in the training data")

@@ -25,9 +25,8 @@ test = utils.load_dataset(utils.data_run_of(info), "test").drop(columns=info.met
 test = test.head(config.BATCH_ROWS)
 test_values = model.features(test)
 
-booster_uri = f"models:/{model_name}Booster/{booster_version}"
 classifier_uri = f"models:/{info.metadata['classifier_id']}"  # a logged model: it is not registered
-booster = mlflow.xgboost.load_model(booster_uri)
+booster = mlflow.xgboost.load_model(f"models:/{model_name}Booster/{booster_version}")
 classifier = mlflow.xgboost.load_model(classifier_uri)
 classifier_pyfunc = mlflow.pyfunc.load_model(classifier_uri)
 registered = mlflow.pyfunc.load_model(registered_uri)

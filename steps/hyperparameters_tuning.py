@@ -14,6 +14,7 @@ from utils import StepError
 
 import re
 import unicodedata
+from functools import lru_cache
 
 import mlflow
 import numpy as np
@@ -21,6 +22,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 
+@lru_cache(maxsize=10_000, typed=True)
 def as_word(value):
     """Return a word's text: 1.0 is 1, and blanks at the ends make no difference."""
     text = unicodedata.normalize("NFC", str(value)).strip()  # é has two forms in Unicode
@@ -29,23 +31,22 @@ def as_word(value):
 
 # what a column may hold, in the words of pandas.api.types.infer_dtype
 ACCEPTED = {
-    "number": ["empty", "integer", "floating", "mixed-integer-float", "decimal"],
-    "boolean": ["empty", "boolean", "integer", "floating"],
-    "date": ["empty", "date", "datetime", "datetime64", "string"],
+    "number": ["integer", "floating", "mixed-integer-float", "decimal"],
+    "boolean": ["boolean", "integer", "floating"],
+    "date": ["date", "datetime", "datetime64", "string"],
 }
 LARGEST = np.finfo(np.float32).max  # XGBoost takes larger numbers for infinite
 
 
 def as_numbers(values, column):
     """Return a column as floats, NaN where missing; raise ValueError for another kind."""
-    if column["kind"] == "words":
-        places = {word: place for place, word in enumerate(column["words"])}
-        typed = [(type(value), value) for value in values]  # 1 equals True, and is another word
-        known = {pair: places.get(as_word(pair[1])) for pair in set(typed) if not pd.isna(pair[1])}
-        return np.array([known.get(pair) for pair in typed], dtype=float)
     if column["kind"] == "number" and values.dtype == float:
         return np.asarray(values)
     missing = np.asarray(pd.isna(values))
+    if column["kind"] == "words":
+        places = {word: place for place, word in enumerate(column["words"])}
+        pairs = zip(values, missing, strict=True)
+        return np.array([np.nan if gap else places.get(as_word(v), np.nan) for v, gap in pairs])
     if missing.all():
         return np.full(len(values), np.nan)
     if pd.api.types.infer_dtype(values) not in ACCEPTED[column["kind"]]:
@@ -58,7 +59,7 @@ def as_numbers(values, column):
             raise ValueError
         values = (dates - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
     numbers = np.where(missing, np.nan, values).astype(float)
-    if column["kind"] == "boolean" and not np.isin(numbers[~np.isnan(numbers)], [0, 1]).all():
+    if column["kind"] == "boolean" and not np.isin(numbers[~missing], [0, 1]).all():
         raise ValueError
     return numbers
 
@@ -94,10 +95,10 @@ def features(table, types):
     values = np.column_stack(list(columns.values()))
     if not len(values):
         raise refuse("There are no rows.")
-    large = (np.abs(values) > LARGEST).any(axis=0)
+    large = np.fmax.reduce(np.abs(values)) > LARGEST
     if large.any():
-        names = [name for name, is_large in zip(columns, large, strict=True) if is_large]
-        raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
+        names = ", ".join(np.array(list(columns))[large])
+        raise refuse(f"Infinite or too large values in: {names}.")
     if not isinstance(table, pd.DataFrame):
         return values
     names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's rule
@@ -158,18 +159,13 @@ def objective(trial):
             early_stopping_rounds=config.EARLY_STOPPING_ROUNDS,  # watches the last of the metrics
             seed=config.SEED,
         )
-        best = curves.iloc[-1]
-        results = {
-            "accuracy": 1 - best["test-error-mean"],
-            "auc": best["test-auc-mean"],
-            "num_boost_round": len(curves),
-        }
-        for name, value in results.items():
-            trial.set_user_attr(name, value)
-        now, rounds = int(time.time() * 1000), range(1, len(curves) + 1)
-        batch = [Metric(name, results[name], now, 0) for name in ["accuracy", "num_boost_round"]]
+        best, now = curves.iloc[-1], int(time.time() * 1000)
+        trial.set_user_attr("accuracy", 1 - best["test-error-mean"])
+        trial.set_user_attr("auc", best["test-auc-mean"])
+        trial.set_user_attr("num_boost_round", len(curves))
+        batch = [Metric(name, value, now, 0) for name, value in trial.user_attrs.items()]
         for name in ["auc", "logloss"]:
-            curve = zip(rounds, curves[f"test-{name}-mean"], strict=True)
+            curve = enumerate(curves[f"test-{name}-mean"], start=1)
             batch += [Metric(name, value, now, step) for step, value in curve]
         mlflow.MlflowClient().log_batch(trial_run.info.run_id, batch)
     return best["test-logloss-mean"]
@@ -178,11 +174,12 @@ def objective(trial):
 train_uri = f"runs:/{data_run.info.run_id}/datasets/train.csv"
 train_data = utils.as_dataset(train, train_uri, "train", target)
 study_name = study_name or f"tuning-{train_data.digest}"
-# two workers with one seed would draw the same trials
-seed = None if storage else config.SEED
 study = optuna.create_study(
     direction="minimize",
-    sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=bool(storage)),
+    # two workers with one seed would draw the same trials
+    sampler=optuna.samplers.TPESampler(
+        seed=None if storage else config.SEED, constant_liar=bool(storage)
+    ),
     storage=utils.open_storage(storage) if storage else None,
     study_name=study_name,
     load_if_exists=True,

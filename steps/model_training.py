@@ -14,6 +14,7 @@ from utils import StepError
 
 import re
 import unicodedata
+from functools import lru_cache
 
 import mlflow
 import numpy as np
@@ -21,6 +22,7 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 
 
+@lru_cache(maxsize=10_000, typed=True)
 def as_word(value):
     """Return a word's text: 1.0 is 1, and blanks at the ends make no difference."""
     text = unicodedata.normalize("NFC", str(value)).strip()  # é has two forms in Unicode
@@ -29,23 +31,22 @@ def as_word(value):
 
 # what a column may hold, in the words of pandas.api.types.infer_dtype
 ACCEPTED = {
-    "number": ["empty", "integer", "floating", "mixed-integer-float", "decimal"],
-    "boolean": ["empty", "boolean", "integer", "floating"],
-    "date": ["empty", "date", "datetime", "datetime64", "string"],
+    "number": ["integer", "floating", "mixed-integer-float", "decimal"],
+    "boolean": ["boolean", "integer", "floating"],
+    "date": ["date", "datetime", "datetime64", "string"],
 }
 LARGEST = np.finfo(np.float32).max  # XGBoost takes larger numbers for infinite
 
 
 def as_numbers(values, column):
     """Return a column as floats, NaN where missing; raise ValueError for another kind."""
-    if column["kind"] == "words":
-        places = {word: place for place, word in enumerate(column["words"])}
-        typed = [(type(value), value) for value in values]  # 1 equals True, and is another word
-        known = {pair: places.get(as_word(pair[1])) for pair in set(typed) if not pd.isna(pair[1])}
-        return np.array([known.get(pair) for pair in typed], dtype=float)
     if column["kind"] == "number" and values.dtype == float:
         return np.asarray(values)
     missing = np.asarray(pd.isna(values))
+    if column["kind"] == "words":
+        places = {word: place for place, word in enumerate(column["words"])}
+        pairs = zip(values, missing, strict=True)
+        return np.array([np.nan if gap else places.get(as_word(v), np.nan) for v, gap in pairs])
     if missing.all():
         return np.full(len(values), np.nan)
     if pd.api.types.infer_dtype(values) not in ACCEPTED[column["kind"]]:
@@ -58,7 +59,7 @@ def as_numbers(values, column):
             raise ValueError
         values = (dates - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
     numbers = np.where(missing, np.nan, values).astype(float)
-    if column["kind"] == "boolean" and not np.isin(numbers[~np.isnan(numbers)], [0, 1]).all():
+    if column["kind"] == "boolean" and not np.isin(numbers[~missing], [0, 1]).all():
         raise ValueError
     return numbers
 
@@ -94,10 +95,10 @@ def features(table, types):
     values = np.column_stack(list(columns.values()))
     if not len(values):
         raise refuse("There are no rows.")
-    large = (np.abs(values) > LARGEST).any(axis=0)
+    large = np.fmax.reduce(np.abs(values)) > LARGEST
     if large.any():
-        names = [name for name, is_large in zip(columns, large, strict=True) if is_large]
-        raise refuse(f"Infinite or too large values in: {', '.join(names)}.")
+        names = ", ".join(np.array(list(columns))[large])
+        raise refuse(f"Infinite or too large values in: {names}.")
     if not isinstance(table, pd.DataFrame):
         return values
     names = [name.translate(str.maketrans("[]<", "()_")) for name in columns]  # XGBoost's rule
@@ -109,7 +110,9 @@ from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType
 
 data_run_id, tuning_run_id = None, None
-data_run_id, tuning_run_id = utils.arguments("model-training", "data-run-id", "tuning-run-id")
+data_run_id, tuning_run_id = utils.arguments(
+    "model-training", "data-run-id", "tuning-run-id"
+)
 data_run = utils.latest_run("data_preprocessing", data_run_id)
 train, target = utils.load_dataset(data_run, "train"), data_run.data.tags["target"]
 types = mlflow.artifacts.load_dict(f"runs:/{data_run.info.run_id}/types.json")
@@ -119,17 +122,12 @@ model_name = f"{data_name}Model"
 values, label = features(train, types), (train[target] == classes[1]).astype(int)
 dtrain = xgb.DMatrix(values, label=label)
 
-of_these_data = {"data_run_id": data_run.info.run_id}  # no search on other data will do
+of_these_data = {"data_run_id": data_run.info.run_id, "order_by": "metrics.logloss ASC"}
 tuning_run = utils.latest_run("hyperparameters_tuning", tuning_run_id, **of_these_data)
-if "study" in tuning_run.data.tags and not tuning_run_id:  # of searches that share one, the best
-    of_these_data["study"] = tuning_run.data.tags["study"]
-    by_loss = "metrics.logloss ASC"
-    tuning_run = utils.latest_run("hyperparameters_tuning", order_by=by_loss, **of_these_data)
 best = tuning_run.data.params
-params = {name: float(best[name]) for name in ["learning_rate", "subsample", "colsample_bytree"]}
-params["max_depth"] = int(best["max_depth"])
-rounds = int(best["num_boost_round"])
-threads = utils.threads(train)
+names = ["max_depth", "learning_rate", "subsample", "colsample_bytree"]
+params = {name: json.loads(best[name]) for name in names}
+rounds, threads = int(best["num_boost_round"]), utils.threads(train)
 
 import logging
 
@@ -175,10 +173,9 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
 
 
 about = {"name": data_name, "target": target, "classes": classes, "types": types}
-with_each = {
-    "pip_requirements": utils.pinned_requirements("mlflow", "xgboost", "scikit-learn", "pandas"),
-    "step": rounds - 1,
-}
+packages = ["mlflow", "xgboost", "scikit-learn", "pandas"]
+with_each = {"pip_requirements": utils.pinned_requirements(*packages), "metadata": about}
+with_each["step"] = rounds - 1
 
 
 def log_model(classifier, name):
@@ -188,7 +185,6 @@ def log_model(classifier, name):
         name="classifier",
         signature=infer_signature(values, classifier.predict(values)),
         input_example=values.head(3),
-        metadata=about,
         **with_each,
     )
     here = TableClassifier()  # as the cell above has it
@@ -204,8 +200,7 @@ def log_model(classifier, name):
             outputs=infer_signature(model_output=answer).outputs,
         ),
         input_example=example.where(example.notna(), None),
-        metadata={**about, "classifier_id": classifier_info.model_id},
-        **with_each,
+        **with_each | {"metadata": {**about, "classifier_id": classifier_info.model_id}},
     )
     stored = mlflow.pyfunc.load_model(model_info.model_uri).unwrap_python_model()
     if not (stored.features(raw).equals(values) and stored.answer(values).equals(answer)):
@@ -223,16 +218,14 @@ with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
     booster = xgb.train(
         {"objective": "binary:logistic", "seed": config.SEED, "nthread": threads, **params},
         dtrain,
-        rounds,
+        num_boost_round=rounds,
         evals=[(dtrain, "train")],
         verbose_eval=False,
     )
     mlflow.xgboost.autolog(disable=True)
-    # the same once more; num_boost_round of xgb.train is n_estimators of XGBClassifier
-    classifier = xgb.XGBClassifier(
-        n_estimators=rounds, random_state=config.SEED, n_jobs=threads, **params
-    )
-    classifier.fit(values, label)
+    # the same once more, with the same parameters under scikit-learn's names
+    same = {"n_estimators": rounds, "random_state": config.SEED, "n_jobs": threads, **params}
+    classifier = xgb.XGBClassifier(**same).fit(values, label)
     model_version = log_model(classifier, "tuned")
     booster_info = mlflow.xgboost.log_model(
         booster,
@@ -240,7 +233,6 @@ with mlflow.start_run(run_name="Model_Training", tags=tags) as run:
         registered_model_name=f"{model_name}Booster",
         signature=infer_signature(values, booster.predict(dtrain)),
         input_example=values.head(3),
-        metadata=about,
         **with_each,
     )
 booster_version = booster_info.registered_model_version
