@@ -8,9 +8,10 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 from mlflow.exceptions import MlflowException
 from mlflow.models import MetricThreshold
@@ -19,7 +20,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 import data_files
 
 eval_dataset, training_run_id = None, None
-eval_dataset, training_run_id = utils.arguments("data-evaluation", "eval-dataset", "training-run-id")
+eval_dataset, training_run_id = cli.arguments("data-evaluation", "eval-dataset", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
 data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 data_name = training_run.data.tags["name"]

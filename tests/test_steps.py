@@ -59,7 +59,7 @@ def test_parameters_are_declared_once(entry_point):
     assert re.findall(r"--(\S+) {(\S+)}", command) == [(name, name) for name in declared]
 
     statements = ast.parse((ROOT / "steps" / f"{script_of(entry_point)}.py").read_text()).body
-    (read,) = [node for node in statements if isinstance(node, ast.Assign) and "utils.arguments" in ast.unparse(node)]
+    (read,) = [node for node in statements if isinstance(node, ast.Assign) and "cli.arguments" in ast.unparse(node)]
     taken = [argument.value for argument in read.value.args]
     assert taken == [entry_point, *declared]
     targets = ast.unparse(read.targets[0]).strip("()").split(", ")

@@ -20,7 +20,7 @@ from sklearn.datasets import load_breast_cancer
 import config
 import data_files
 import utils
-from utils import StepError
+from cli import StepError
 
 
 @pytest.fixture
