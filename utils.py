@@ -261,8 +261,8 @@ def data_name(given, path):
     Raises:
         StepError: MLflow could not have models of this name.
     """
-    # CustomNAMEModel is the model on top of NAMEModel
     name = given or (re.sub(r"\W+", "_", Path(path).name.split(".")[0]).strip("_") if path else config.NAME)
+    # CustomNAMEModel is the model on top of NAMEModel
     if not re.fullmatch(r"(?!Custom)\w[\w .-]{0,99}", name):
         allowed = "letters, digits, blanks and _ . -, not beginning with Custom"
         raise StepError(f"{name!r} cannot be the name of data: give a `name` of {allowed}")
@@ -326,9 +326,9 @@ def as_dataset(frame, source, name, target):
     # MLflow has no kind of source for the files of a run; that for local files can load them too
     source = LocalArtifactDatasetSource(source)
     dataset = mlflow.data.from_pandas(frame, source, target, name, digest.hexdigest()[:8])
-    # one row with a missing value wherever a column has one says all; a million take MLflow 15 s
-    one_row = frame.head(1).mask(frame.isna().any(), axis="columns")
-    dataset.schema = mlflow.models.infer_signature(one_row).inputs
+    # a first value and a missing one for each column that has them say all; a million rows take MLflow 15 s
+    rows = pd.concat([frame.bfill().head(1), frame.head(1).mask(frame.isna().any(), axis="columns")])
+    dataset.schema = mlflow.models.infer_signature(rows).inputs
     return dataset
 
 
