@@ -213,7 +213,7 @@ def data_run_of(info):
         return mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
     except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
         remedy = "Give a version that was, or serve this one with `mlflow models serve`."
-        raise StepError(f"{info.model_uri} was not trained here, so its data are not known. {remedy}") from None
+        raise StepError(f"{info.model_id or info.model_uri} was not trained here, so its data are not known. {remedy}") from None
 
 
 def check_alike(info, other):
