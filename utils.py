@@ -132,7 +132,7 @@ def registered_version(name, training_run):
     run_id = training_run.info.run_id
     versions = mlflow.search_model_versions(filter_string=f"name = '{name}' and run_id = '{run_id}'")
     if not versions:
-        raise StepError(f"{name} has no version of training run {run_id}: it was deleted. Run the training again.")
+        raise StepError(f"{name} has no version of run {run_id}. Train: mlflow run . -e model-training --env-manager local")
     return int(versions[0].version)
 
 
@@ -212,8 +212,8 @@ def data_run_of(info):
     try:
         return mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
     except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
-        remedy = "Give a version that was, or serve this one with `mlflow models serve`."
-        raise StepError(f"{info.model_id or info.model_uri} was not trained here, so its data are not known. {remedy}") from None
+        reason = f"{info.model_id or info.model_uri} was not trained here, so its data are not known."
+        raise StepError(f"{reason} Give a version that was, or serve this one with `mlflow models serve`.") from None
 
 
 def check_alike(info, other):
