@@ -52,9 +52,8 @@ def arguments(entry_point, *names):
         default = str(parameter["default"])  # argparse converts it as if it had been given
         help = f"{parameter['description']} (default: {default or 'none'})".replace("%", "%%")
         parser.add_argument(f"--{name}", type=types[parameter["type"]], default=default, help=help)
-    given = vars(parser.parse_args())
+    given = {name: None if value == "" else value for name, value in vars(parser.parse_args()).items()}
     values = [given[name.replace("-", "_")] for name in names]
-    values = [None if value == "" else value for value in values]
     return values[0] if len(values) == 1 else values
 
 

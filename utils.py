@@ -132,7 +132,8 @@ def registered_version(name, training_run):
     run_id = training_run.info.run_id
     versions = mlflow.search_model_versions(filter_string=f"name = '{name}' and run_id = '{run_id}'")
     if not versions:
-        raise StepError(f"{name} has no version of run {run_id}. Train: mlflow run . -e model-training --env-manager local")
+        train = "mlflow run . -e model-training --env-manager local"
+        raise StepError(f"{name} has no version of training run {run_id}. Train: {train}")
     return int(versions[0].version)
 
 
