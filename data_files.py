@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from loguru import logger
 
 import config
-from utils import StepError, logger
+from cli import StepError
 
 LARGEST = np.finfo(np.float32).max  # XGBoost computes with single precision
 XGBOOST_NAMES = str.maketrans("[]<", "()_")  # as the model's code renames them for XGBoost

@@ -135,7 +135,7 @@ mlflow.get_run(baseline_run.info.run_id).data.metrics
 # ## Data preparation
 #
 # From here on, the cells that do the work belong to a *step*, and *MLflow Projects* shows how they become scripts: the
-# line *in `steps/…`* above a cell names its script. `config`, `utils`, `data_files` and `servers` are files of this
+# line *in `steps/…`* above a cell names its script. `cli`, `config`, `utils`, `data_files` and `servers` are files of this
 # project. Not shown are plots, checks of parameters, and lines that only report.
 
 # %% tags=["data_preprocessing", "hyperparameters_tuning", "model_training", "data_evaluation", "pipeline", "flavour_comparison", "serving_check", "model_customization"]
@@ -147,9 +147,10 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+# hide import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 # %% tags=["data_preprocessing"]
 from sklearn.datasets import load_breast_cancer
@@ -158,7 +159,7 @@ from sklearn.model_selection import train_test_split
 import data_files
 
 test_size, dataset, target, positive_class, data_name = 0.33, None, None, None, None
-# hide test_size, dataset, target, positive_class, data_name = utils.arguments(
+# hide test_size, dataset, target, positive_class, data_name = cli.arguments(
 # hide     "data-preprocessing", "test-size", "dataset", "target", "positive-class", "name"
 # hide )
 # %% tags=["data_preprocessing"]
@@ -351,7 +352,7 @@ from optuna.trial import TrialState
 from sklearn.model_selection import RepeatedStratifiedKFold
 
 n_trials, data_run_id, storage, study_name = 30, None, None, None
-# hide n_trials, data_run_id, storage, study_name = utils.arguments(
+# hide n_trials, data_run_id, storage, study_name = cli.arguments(
 # hide     "hyperparameters-tuning", "n-trials", "data-run-id", "storage", "study-name"
 # hide )
 # %% tags=["hyperparameters_tuning", "remove-input"]
@@ -575,7 +576,7 @@ from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType
 
 data_run_id, tuning_run_id = None, None
-# hide data_run_id, tuning_run_id = utils.arguments(
+# hide data_run_id, tuning_run_id = cli.arguments(
 # hide     "model-training", "data-run-id", "tuning-run-id"
 # hide )
 data_run = utils.latest_run("data_preprocessing", data_run_id)
@@ -773,7 +774,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 import data_files
 
 eval_dataset, training_run_id = None, None
-# hide eval_dataset, training_run_id = utils.arguments(
+# hide eval_dataset, training_run_id = cli.arguments(
 # hide     "data-evaluation", "eval-dataset", "training-run-id"
 # hide )
 training_run = utils.latest_run("model_training", training_run_id)
@@ -1177,7 +1178,7 @@ mlflow.delete_run(half.run_id)
 from mlflow.exceptions import ExecutionException
 
 
-# hide test_size, n_trials, dataset, target, positive_class, data_name = utils.arguments(
+# hide test_size, n_trials, dataset, target, positive_class, data_name = cli.arguments(
 # hide     "main", "test-size", "n-trials", "dataset", "target", "positive-class", "name"
 # hide )
 def run_step(entry_point, **parameters):
@@ -1253,7 +1254,7 @@ with tempfile.TemporaryDirectory() as folder:
 import timeit
 
 training_run_id = None
-# hide training_run_id = utils.arguments("flavour-comparison", "training-run-id")
+# hide training_run_id = cli.arguments("flavour-comparison", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
 model_name = f"{training_run.data.tags['name']}Model"
 registered_uri = f"models:/{model_name}/{utils.registered_version(model_name, training_run)}"
@@ -1347,7 +1348,7 @@ import requests
 import servers
 
 port = 0  # a free one
-# hide model_uri, port = utils.arguments("serving-check", "model-uri", "port")
+# hide model_uri, port = cli.arguments("serving-check", "model-uri", "port")
 # %% tags=["serving_check", "remove-input"]
 if not 0 <= port < 65536:
     raise StepError(f"port is {port}: give a number between 1 and 65535, or 0 for a free port.")
@@ -1517,7 +1518,7 @@ mlflow.models.set_model(CancerScreening())
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 training_run_id = None
-# hide training_run_id = utils.arguments("model-customization", "training-run-id")
+# hide training_run_id = cli.arguments("model-customization", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
 model_name = f"{training_run.data.tags['name']}Model"
 registered_uri = f"models:/{model_name}/{utils.registered_version(model_name, training_run)}"
@@ -1640,7 +1641,8 @@ print(mlflow.get_run(run.info.run_id).data.metrics)
 # | `steps/` | the scripts, made from the notebook: never change them |
 # | `chapters/` | further notebooks, and the pages made from them |
 # | `config.py` | names, paths, limits |
-# | `utils.py`, `data_files.py`, `servers.py` | helpers: runs and data sets; tables that you bring; starting servers |
+# | `utils.py`, `data_files.py`, `servers.py` | helpers: runs, data sets and models; tables that you bring; starting servers |
+# | `cli.py`, `store.py` | parameters and endings of scripts; whether MLflow's store can be used |
 # | `MLproject`, `conda.yaml`, `requirements.txt`, `constraints.txt` | commands and environment |
 # | `mlproject_docker/`, `docker/` | images and compose files |
 # | `notebook_tools/`, `benchmarks/`, `tests/` | makes scripts, pages and pictures; measures; checks (`make test`) |

@@ -12,8 +12,10 @@ from pathlib import Path
 import psutil
 import requests
 
-import config
-from utils import StepError
+from cli import StepError
+
+# How long a server may take to get ready, in seconds.
+SERVER_TIMEOUT = 180
 
 
 def free_port():
@@ -41,7 +43,7 @@ def server(command, health_url, folder=None, **environment):
         The `pathlib.Path` of the file that the server's output is written to.
 
     Raises:
-        StepError: The port is taken, or the server ended or did not get healthy in `config.SERVER_TIMEOUT` seconds. The
+        StepError: The port is taken, or the server ended or did not get healthy in `SERVER_TIMEOUT` seconds. The
             message has what the server said of the reason.
     """
     port = urllib.parse.urlsplit(health_url).port
@@ -70,21 +72,19 @@ def wait_until_healthy(process, health_url, log):
         log: The `pathlib.Path` of the server's output.
 
     Raises:
-        StepError: It ended, or `config.SERVER_TIMEOUT` seconds went by.
+        StepError: It ended, or `SERVER_TIMEOUT` seconds went by.
     """
-    deadline = time.monotonic() + config.SERVER_TIMEOUT
-    while True:
+    deadline = time.monotonic() + SERVER_TIMEOUT
+    while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(requests.RequestException):
             if requests.get(health_url, timeout=5).ok:
                 return
-        ended = process.poll() is not None
-        if ended or time.monotonic() > deadline:
-            lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
-            # a server that fails often goes on to say that it shut down
-            telling = [line for line in lines if "error" in line.lower()] or lines
-            reason = "ended" if ended else f"was not healthy after {config.SERVER_TIMEOUT} seconds"
-            raise StepError(f"The server {reason}. It said: {telling[-1].strip()}")
         time.sleep(0.2)
+    lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+    # a server that fails often goes on to say that it shut down
+    telling = [line for line in lines if "error" in line.lower()] or lines
+    reason = f"was not healthy after {SERVER_TIMEOUT} seconds" if process.poll() is None else "ended"
+    raise StepError(f"The server {reason}. It said: {telling[-1].strip()}")
 
 
 def stop(process):

@@ -58,12 +58,13 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from tqdm.auto import tqdm
 
+# hide import cli
 import data_files
 import utils
-from utils import StepError
+from cli import StepError
 
 input, output, model_uri = None, None, "models:/CancerModel@champion"
-# hide input, output, model_uri = utils.arguments("batch-scoring", "input", "output", "model-uri")
+# hide input, output, model_uri = cli.arguments("batch-scoring", "input", "output", "model-uri")
 
 # %% [markdown]
 # Our new file has the tumours of the test set, which the model was not trained on, without the answers, but with a
@@ -183,13 +184,15 @@ import pandas as pd
 from loguru import logger
 from scipy import stats
 
+# hide import cli
 import config
 import data_files
 import utils
-from utils import StepError
+from cli import StepError
 
 input, model_uri = None, "models:/CancerModel@champion"
-# hide input, model_uri = utils.arguments("drift-check", "input", "model-uri")
+# hide input, model_uri = cli.arguments("drift-check", "input", "model-uri")
+least_rows = 30  # fewer say little
 
 # %%
 input = f"{folder}/new.csv"
@@ -206,10 +209,8 @@ types, classes = info.metadata["types"], info.metadata["classes"]
 data_run = utils.data_run_of(info)
 train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
 new = pd.concat([part for part, _ in data_files.read_parts(input, types)])
-if len(new) < config.DRIFT["rows"]:
-    raise StepError(
-        f"{input}: has {len(new)} rows, which say little: give at least {config.DRIFT['rows']}."
-    )
+if len(new) < least_rows:
+    raise StepError(f"{input}: has {len(new)} rows, which say little: give at least {least_rows}.")
 
 # %% [markdown]
 # What is compared is what the classifier sees, from the model's own `features`: with the added feature, and with dates
@@ -280,15 +281,13 @@ table = pd.DataFrame(found).set_index("column")
 # %% [markdown]
 # When is a difference a drift? A *p-value* alone is a poor judge: with thousands of rows the smallest difference is no
 # chance, and among so many comparisons some p-values are small by chance. So they are corrected for their number (the
-# false discovery rate), and the difference must also be large enough to matter. This is in `config.py`:
-
-# %%
-pd.Series(config.DRIFT, name="value").to_frame()
+# false discovery rate), and the difference must also be large enough to matter: the *distance*, the change of the share
+# of *missing* values, or the share of *unseen* words.
 
 # %% tags=["drift_check"]
+limits = {"p_value": 0.01, "distance": 0.15, "missing": 0.1, "unseen": 0.05}
 p_values = ["p_value", "p_missing"]
 table[p_values] = stats.false_discovery_control(table[p_values], axis=None).reshape(-1, 2)
-limits = config.DRIFT
 change = (table.missing_now - table.missing_before).abs()
 table["drift"] = (
     ((table.distance >= limits["distance"]) & (table.p_value < limits["p_value"]))

@@ -33,8 +33,8 @@
 # | Two pipelines run in one store | Each trains on its own data and search. |
 # | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
 # | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
-# | `mlflow.db` is damaged | *Put back a copy of it, or move it away: a new one is made.* |
-# | `mlflow.db` is of another MLflow | One line, with `mlflow db upgrade …` where that helps. |
+# | `mlflow.db` is damaged | One line that says so. Put back a copy of it, or move it away: a new one is made. |
+# | `mlflow.db` is of an older MLflow | One line, with `mlflow db upgrade …`. |
 # | There is an old file store in `mlruns/` | One line, with `mlflow migrate-filestore …`. |
 # | The experiment was deleted | *Restore it: mlflow experiments restore …* |
 # | The registered model was deleted | *Train: mlflow run . -e model-training --env-manager local* |
@@ -46,7 +46,6 @@
 # | A cell of the model was edited, its script not | Training stops and registers nothing: *make scripts*. |
 # | An ID of a run is wrong | One line says why: missing, unfinished, of another step, of other data. |
 # | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
-# | The folder's name has `%20`, or both quotes, in it | Refused in one line: MLflow cannot keep files there. |
 # | A port is in use | One line, exit code 1: give another with `UI_PORT=`, `SERVE_PORT=`, … |
 # | Columns of a file have drifted | `drift-check` names them and tags its run `drift: yes`. |
 # | A new champion does not fit the running server | The old version goes on answering; `/health` says why. |

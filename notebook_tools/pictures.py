@@ -20,7 +20,7 @@ from playwright.sync_api import sync_playwright
 
 import config
 import servers
-from utils import StepError
+from cli import StepError
 
 # One and a half picture points to a point of the page: sharp on good screens, and legible at the width of a README.
 WIDTH, HEIGHT, SCALE = 1120, 720, 1.5

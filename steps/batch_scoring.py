@@ -12,12 +12,13 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
 from tqdm.auto import tqdm
 
+import cli
 import data_files
 import utils
-from utils import StepError
+from cli import StepError
 
 input, output, model_uri = None, None, "models:/CancerModel@champion"
-input, output, model_uri = utils.arguments("batch-scoring", "input", "output", "model-uri")
+input, output, model_uri = cli.arguments("batch-scoring", "input", "output", "model-uri")
 
 same = input and output and os.path.realpath(input) == os.path.realpath(output)
 if not input or not output or same or os.path.isdir(output):

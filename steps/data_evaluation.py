@@ -8,9 +8,10 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 from mlflow.models import MetricThreshold
 from mlflow.models.evaluation.validation import ModelValidationFailedException
@@ -18,7 +19,7 @@ from mlflow.models.evaluation.validation import ModelValidationFailedException
 import data_files
 
 eval_dataset, training_run_id = None, None
-eval_dataset, training_run_id = utils.arguments(
+eval_dataset, training_run_id = cli.arguments(
     "data-evaluation", "eval-dataset", "training-run-id"
 )
 training_run = utils.latest_run("model_training", training_run_id)

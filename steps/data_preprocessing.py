@@ -8,9 +8,10 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
@@ -18,7 +19,7 @@ from sklearn.model_selection import train_test_split
 import data_files
 
 test_size, dataset, target, positive_class, data_name = 0.33, None, None, None, None
-test_size, dataset, target, positive_class, data_name = utils.arguments(
+test_size, dataset, target, positive_class, data_name = cli.arguments(
     "data-preprocessing", "test-size", "dataset", "target", "positive-class", "name"
 )
 

@@ -7,13 +7,15 @@ import pandas as pd
 from loguru import logger
 from scipy import stats
 
+import cli
 import config
 import data_files
 import utils
-from utils import StepError
+from cli import StepError
 
 input, model_uri = None, "models:/CancerModel@champion"
-input, model_uri = utils.arguments("drift-check", "input", "model-uri")
+input, model_uri = cli.arguments("drift-check", "input", "model-uri")
+least_rows = 30  # fewer say little
 
 if not input:
     raise StepError("drift-check needs a path: input, the file to compare with the training data.")
@@ -23,10 +25,8 @@ types, classes = info.metadata["types"], info.metadata["classes"]
 data_run = utils.data_run_of(info)
 train, test = utils.load_dataset(data_run, "train"), utils.load_dataset(data_run, "test")
 new = pd.concat([part for part, _ in data_files.read_parts(input, types)])
-if len(new) < config.DRIFT["rows"]:
-    raise StepError(
-        f"{input}: has {len(new)} rows, which say little: give at least {config.DRIFT['rows']}."
-    )
+if len(new) < least_rows:
+    raise StepError(f"{input}: has {len(new)} rows, which say little: give at least {least_rows}.")
 
 
 def seen(table, values):
@@ -76,9 +76,9 @@ for name, (earlier, later) in samples.items():
     )
 table = pd.DataFrame(found).set_index("column")
 
+limits = {"p_value": 0.01, "distance": 0.15, "missing": 0.1, "unseen": 0.05}
 p_values = ["p_value", "p_missing"]
 table[p_values] = stats.false_discovery_control(table[p_values], axis=None).reshape(-1, 2)
-limits = config.DRIFT
 change = (table.missing_now - table.missing_before).abs()
 table["drift"] = (
     ((table.distance >= limits["distance"]) & (table.p_value < limits["p_value"]))

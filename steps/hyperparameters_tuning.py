@@ -8,9 +8,10 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 import re
 import unicodedata
@@ -113,7 +114,7 @@ from optuna.trial import TrialState
 from sklearn.model_selection import RepeatedStratifiedKFold
 
 n_trials, data_run_id, storage, study_name = 30, None, None, None
-n_trials, data_run_id, storage, study_name = utils.arguments(
+n_trials, data_run_id, storage, study_name = cli.arguments(
     "hyperparameters-tuning", "n-trials", "data-run-id", "storage", "study-name"
 )
 

@@ -8,14 +8,15 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
 training_run_id = None
-training_run_id = utils.arguments("model-customization", "training-run-id")
+training_run_id = cli.arguments("model-customization", "training-run-id")
 training_run = utils.latest_run("model_training", training_run_id)
 model_name = f"{training_run.data.tags['name']}Model"
 registered_uri = f"models:/{model_name}/{utils.registered_version(model_name, training_run)}"

@@ -25,12 +25,13 @@ from mlflow.models import Model
 from pydantic import AfterValidator, BaseModel, FailFast, Field, WithJsonSchema, create_model
 from starlette.exceptions import HTTPException
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 model_uri, host, port = "models:/CancerModel@champion", "127.0.0.1", 8000
-model_uri, host, port = utils.arguments("model-server", "model-uri", "host", "port")
+model_uri, host, port = cli.arguments("model-server", "model-uri", "host", "port")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Answer(BaseModel):
     probabilities: list[list[float]]
 
 
-app = FastAPI(title=model_uri, max_body_size=config.BODY_BYTES)
+app = FastAPI(title=model_uri, max_body_size=4 * 2**20)  # 4 MiB
 registry = prometheus_client.CollectorRegistry()
 answers = prometheus_client.Counter("answers", "Answers", ["status"], registry=registry)
 row_count = prometheus_client.Counter("rows", "Rows", ["version"], registry=registry)
@@ -206,7 +207,7 @@ def check_promises(version):
 
 def follow():
     while True:
-        time.sleep(config.FOLLOW_SECONDS)
+        time.sleep(2)
         problem = None
         try:
             number = int(mlflow.MlflowClient().get_model_version_by_alias(name, alias).version)

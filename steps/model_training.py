@@ -8,9 +8,10 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 import re
 import unicodedata
@@ -110,7 +111,7 @@ from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import AnyType
 
 data_run_id, tuning_run_id = None, None
-data_run_id, tuning_run_id = utils.arguments(
+data_run_id, tuning_run_id = cli.arguments(
     "model-training", "data-run-id", "tuning-run-id"
 )
 data_run = utils.latest_run("data_preprocessing", data_run_id)

@@ -8,14 +8,15 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 from mlflow.exceptions import ExecutionException
 
 
-test_size, n_trials, dataset, target, positive_class, data_name = utils.arguments(
+test_size, n_trials, dataset, target, positive_class, data_name = cli.arguments(
     "main", "test-size", "n-trials", "dataset", "target", "positive-class", "name"
 )
 def run_step(entry_point, **parameters):

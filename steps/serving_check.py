@@ -8,16 +8,17 @@ import pandas as pd
 import xgboost as xgb
 from loguru import logger
 
+import cli
 import config
 import utils
-from utils import StepError
+from cli import StepError
 
 import requests
 
 import servers
 
 port = 0  # a free one
-model_uri, port = utils.arguments("serving-check", "model-uri", "port")
+model_uri, port = cli.arguments("serving-check", "model-uri", "port")
 
 if not 0 <= port < 65536:
     raise StepError(f"port is {port}: give a number between 1 and 65535, or 0 for a free port.")

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import servers
-from utils import StepError
+from cli import StepError
 
 
 def find_programs():

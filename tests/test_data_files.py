@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from loguru import logger
 
 import data_files
-from utils import StepError, logger
+from cli import StepError
 
 GOOD = "size,weight,target\n1.5,2,0\n2.5,,1\n-3e2,4,0\n"
 FRAME = pd.DataFrame({"size": [1.5, 2.5, -300], "weight": [2, np.nan, 4], "target": [0, 1, 0]})

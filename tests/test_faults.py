@@ -27,10 +27,11 @@ from nbclient import NotebookClient
 from sklearn.datasets import load_breast_cancer
 from support import EXPERIMENT, MODEL, ROOT, only_line, refusal, succeed, survivors, wait_until
 
+import cli
 import config
 import servers
 import utils
-from utils import StepError
+from cli import StepError
 
 # --- Stores that cannot be used
 
@@ -350,10 +351,9 @@ def test_interrupt_that_python_drops(tmp_path):
     """One that falls into a destructor is lost, and the SIGTERM after it is ignored: it is raised again."""
     code = """if True:
         import os, signal, sys, time
-        import config, utils
-        config.INTERRUPT_AGAIN_SECONDS = 3
+        import cli
         sys.argv = ["x"]
-        utils.arguments("flavour-comparison", "training-run-id")
+        cli.arguments("flavour-comparison", "training-run-id")
         class Lost:
             def __del__(self):
                 os.kill(os.getpid(), signal.SIGINT)
@@ -489,7 +489,7 @@ def test_server_is_ended_and_nothing_else():
     ids=lambda value: type(value).__name__,
 )
 def test_said_in_one_line(capsys, error, line):
-    utils.end_in_one_line(type(error), error, None)
+    cli.end_in_one_line(type(error), error, None)
     said = capsys.readouterr().err
     assert line in said
     assert len(said.splitlines()) == 1

@@ -29,8 +29,8 @@ from support import (
 
 import config
 import utils
+from cli import StepError
 from servers import free_port, server
-from utils import StepError
 
 pytestmark = pytest.mark.slow
 
@@ -313,7 +313,7 @@ def test_server_that_ends():
 
 
 def test_server_that_never_gets_ready(monkeypatch):
-    monkeypatch.setattr(config, "SERVER_TIMEOUT", 3)
+    monkeypatch.setattr("servers.SERVER_TIMEOUT", 3)
     mark = f"never-ready-{free_port()}"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)', '{mark}'])"
     with (

@@ -59,7 +59,7 @@ def test_parameters_are_declared_once(entry_point):
     assert re.findall(r"--(\S+) {(\S+)}", command) == [(name, name) for name in declared]
 
     statements = ast.parse((ROOT / "steps" / f"{script_of(entry_point)}.py").read_text()).body
-    (read,) = [node for node in statements if isinstance(node, ast.Assign) and "utils.arguments" in ast.unparse(node)]
+    (read,) = [node for node in statements if isinstance(node, ast.Assign) and "cli.arguments" in ast.unparse(node)]
     taken = [argument.value for argument in read.value.args]
     assert taken == [entry_point, *declared]
     targets = ast.unparse(read.targets[0]).strip("()").split(", ")
@@ -746,12 +746,12 @@ WRONG_INPUT = {
     "name with a slash": ("data_preprocessing", {"name": "a/b"}, None, "'a/b' cannot be the name of data: give a `name`"),
     "name with a colon": ("data_preprocessing", {"name": "a:b"}, None, "'a:b' cannot be the name of data"),
     "name with a quote": ("data_preprocessing", {"name": "it's"}, None, "cannot be the name of data"),
-    "name of a custom model": ("data_preprocessing", {"name": "CustomCancer"}, None, "The name CustomCancer is too near to Cancer, which other data have"),
+    "name of a custom model": ("data_preprocessing", {"name": "CustomCancer"}, None, "'CustomCancer' cannot be the name of data"),
     "name of the pipeline": ("pipeline", {"name": "a/b"}, None, "'a/b' cannot be the name of data"),
     "name of other data": ("data_preprocessing", {"dataset": "data.csv", "name": "Cancer"}, OTHER.drop(columns="mean area"), "The name Cancer is in use for data that differ in mean area, the classes, "),
     "no trials": ("hyperparameters_tuning", {"n-trials": 0}, None, "n-trials is 0"),
     "half a trial": ("hyperparameters_tuning", {"n-trials": 2.5}, None, "argument --n-trials: invalid int value: '2.5'"),
-    "unknown parameter": ("hyperparameters_tuning", {"trials": 3}, None, "--trials 3: no such parameter"),
+    "unknown parameter": ("hyperparameters_tuning", {"trials": 3}, None, "unrecognized arguments: --trials 3. For help: "),
     "no such run": ("model_training", {"data-run-id": "nosuchrun"}, None, "Run nosuchrun: "),
     "port": ("serving_check", {"port": 99999}, None, "port is 99999"),
     "no such file": ("data_evaluation", {"eval-dataset": "nowhere.csv"}, None, "nowhere.csv: cannot be read: No such file"),

@@ -18,7 +18,7 @@ from support import EXPERIMENT, Project, refusal, succeed, tracking_server, wait
 
 import servers
 import utils
-from utils import StepError
+from cli import StepError
 
 SEARCH = ["python", "-m", "steps.hyperparameters_tuning"]
 
@@ -298,9 +298,11 @@ def database():
 def test_workers_on_a_database(database, tmp_path):
     """Of two workers one is killed: the other one repeats its trial when the heartbeat has stopped."""
     project = Project(tmp_path)
-    settings = project.folder / "config.py"
-    text = settings.read_text().replace("HEARTBEAT_SECONDS = 5", "HEARTBEAT_SECONDS = 1")
-    settings.write_text(text.replace("LOST_AFTER_SECONDS = 15", "LOST_AFTER_SECONDS = 2"))
+    settings = project.folder / "utils.py"
+    text = settings.read_text()
+    changed = text.replace('"heartbeat_interval": 5, "grace_period": 15', '"heartbeat_interval": 1, "grace_period": 2')
+    assert changed != text
+    settings.write_text(changed)
     storage = f"{database}/optuna"
     with tracking_server(f"{database}/mlflow", tmp_path / "artifacts") as address:
         client, store = mlflow.MlflowClient(address), {"MLFLOW_TRACKING_URI": address}
@@ -319,7 +321,7 @@ def test_workers_on_a_database(database, tmp_path):
         (lost,) = study(storage).get_trials(states=[TrialState.RUNNING])
         victim.kill()
         victim.wait(60)
-        time.sleep(2)  # LOST_AFTER_SECONDS
+        time.sleep(2)  # the grace period
         n_trials = len(complete(storage)) + 5
         workers = [project.start(*command, n_trials, **store) for _ in range(2)]
         assert [worker.wait(300) for worker in workers] == [0, 0], [worker.said() for worker in workers]
