@@ -135,8 +135,8 @@ mlflow.get_run(baseline_run.info.run_id).data.metrics
 # ## Data preparation
 #
 # From here on, the cells that do the work belong to a *step*, and *MLflow Projects* shows how they become scripts: the
-# line *in `steps/…`* above a cell names its script. `cli`, `config`, `utils`, `data_files` and `servers` are files of this
-# project. Not shown are plots, checks of parameters, and lines that only report.
+# line *in `steps/…`* above a cell names its script. `cli`, `config`, `utils`, `data_files` and `servers` are files of
+# this project. Not shown are plots, checks of parameters, and lines that only report.
 
 # %% tags=["data_preprocessing", "hyperparameters_tuning", "model_training", "data_evaluation", "pipeline", "flavour_comparison", "serving_check", "model_customization"]
 import json
@@ -1641,7 +1641,7 @@ print(mlflow.get_run(run.info.run_id).data.metrics)
 # | `steps/` | the scripts, made from the notebook: never change them |
 # | `chapters/` | further notebooks, and the pages made from them |
 # | `config.py` | names, paths, limits |
-# | `utils.py`, `data_files.py`, `servers.py` | helpers: runs, data sets and models; tables that you bring; starting servers |
+# | `utils.py`, `data_files.py`, `servers.py` | helpers: runs, data and models; tables that you bring; starting servers |
 # | `cli.py`, `store.py` | parameters and endings of scripts; whether MLflow's store can be used |
 # | `MLproject`, `conda.yaml`, `requirements.txt`, `constraints.txt` | commands and environment |
 # | `mlproject_docker/`, `docker/` | images and compose files |

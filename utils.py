@@ -264,8 +264,8 @@ def data_name(given, path):
     """
     name = given or (re.sub(r"\W+", "_", Path(path).name.split(".")[0]).strip("_") if path else config.NAME)
     # CustomNAMEModel is the model on top of NAMEModel
-    if not re.fullmatch(r"(?!Custom)\w[\w .-]{0,99}", name):
-        allowed = "letters, digits, blanks and _ . -, not beginning with Custom"
+    if not re.fullmatch(r"(?!Custom[^a-z])\w[\w .-]{0,99}", name):
+        allowed = "letters, digits, blanks and _ . - (Custom before a name is for custom models)"
         raise StepError(f"{name!r} cannot be the name of data: give a `name` of {allowed}")
     if path and not given:
         logger.info(f"{path}: the data are called {name}, and the model {name}Model. Another one: give a `name`")
