@@ -23,14 +23,10 @@
 
 # %%
 import os
-import sys
 
 # JupyterLab starts a chapter in chapters/, where MLflow would begin a new, empty store.
-os.chdir(next(folder for folder in [".", ".."] if os.path.exists(f"{folder}/MLproject")))
-sys.path.insert(0, os.getcwd())
-
-# Programs that MLflow starts for us must find this notebook's Python first.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+if not os.path.exists("MLproject"):
+    os.chdir("..")
 
 # %% [markdown]
 # ## Scoring a file

@@ -25,11 +25,10 @@
 
 # %%
 import os
-import sys
 
 # JupyterLab starts a chapter in chapters/, where MLflow would begin a new, empty store.
-os.chdir(next(folder for folder in [".", ".."] if os.path.exists(f"{folder}/MLproject")))
-sys.path.insert(0, os.getcwd())
+if not os.path.exists("MLproject"):
+    os.chdir("..")
 
 # %%
 import json

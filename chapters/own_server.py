@@ -36,11 +36,10 @@
 
 # %%
 import os
-import sys
 
 # JupyterLab starts a chapter in chapters/, where MLflow would begin a new, empty store.
-os.chdir(next(folder for folder in [".", ".."] if os.path.exists(f"{folder}/MLproject")))
-sys.path.insert(0, os.getcwd())
+if not os.path.exists("MLproject"):
+    os.chdir("..")
 
 # %% tags=["model_server"]
 import contextlib
@@ -362,7 +361,7 @@ rows = utils.load_dataset(data_run, "test")[list(first.kinds)]
 def start():
     port = servers.free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "steps.model_server", "--port", str(port)]
+    command = ["python", "-m", "steps.model_server", "--port", str(port)]
     return url, servers.server(command, f"{url}/health")
 
 

@@ -24,14 +24,10 @@
 
 # %%
 import os
-import sys
 
 # JupyterLab starts a chapter in chapters/, where MLflow would begin a new, empty store.
-os.chdir(next(folder for folder in [".", ".."] if os.path.exists(f"{folder}/MLproject")))
-sys.path.insert(0, os.getcwd())
-
-# Programs that we start must find this notebook's Python first.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+if not os.path.exists("MLproject"):
+    os.chdir("..")
 
 # %%
 import contextlib
@@ -240,7 +236,7 @@ with mlflow.start_run(run_name="Old_Run"):
     mlflow.log_metric("x", 1)
 """
 older = {**os.environ, "MLFLOW_TRACKING_URI": "file:mlruns", "MLFLOW_ALLOW_FILE_STORE": "true"}
-subprocess.run([sys.executable, "-c", code], cwd=old, env=older, check=True)
+subprocess.run(["python", "-c", code], cwd=old, env=older, check=True)
 
 command = "mlflow migrate-filestore --source mlruns --target sqlite:///mlflow.db"
 subprocess.run(command.split(), cwd=old, check=True, capture_output=True)

@@ -89,8 +89,7 @@ def difference(these, others):
 def log_difference(name, these, others):
     """Log both, with the test set that they were computed on."""
     mean, error = difference(these, others)
-    metrics = {name: mean, f"{name}_standard_error": error}
-    mlflow.log_metrics(metrics, dataset=test_data)
+    mlflow.log_metrics({name: mean, f"{name}_standard_error": error}, dataset=test_data)
 
 
 utils.set_experiment(data_name)
@@ -164,11 +163,9 @@ if not objections:
 client.set_model_version_tag(model_name, version, "gate", verdict)
 client.set_tag(run.info.run_id, "gate", verdict)
 client.set_tag(run.info.run_id, "champion_after", str(utils.champion_version(model_name)))
-metrics = result.metrics
-card = f"""Trained on {training_run.data.tags["data"]}.
-Judged on {len(rows)} rows of {eval_dataset or "its test set"}, digest {test_data.digest}:
-log loss {metrics["log_loss"]:.4f} (guessing {guess_loss.mean():.4f}), recall of {classes[1]}
-{metrics["recall_score"]:.3f}, precision {metrics["precision_score"]:.3f} at a threshold of 0.5.
+card = f"""Trained on {training_run.data.tags["data"]}. Judged on {len(rows)} rows of
+{eval_dataset or "its test set"}, digest {test_data.digest}: log loss {loss.mean():.4f} (guessing
+{guess_loss.mean():.4f}), recall of {classes[1]} {result.metrics["recall_score"]:.3f}.
 Limits: one split of one data set; words that it has not seen count as missing. Gate: {verdict}"""
 client.update_model_version(model_name, version, description=" ".join(card.split()))
 
