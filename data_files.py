@@ -187,15 +187,17 @@ def _open(path):
 
 
 def _read_parquet(path, rows):
-    """Frames of all columns; those of lists and of bytes without their values, for they are no features."""
+    """Frames of all columns; those of lists without their values, for they are no features."""
     try:
         with _open(path) as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=2**16) as file:
             first = 1
             for part in file.iter_batches(rows) if rows else [file.read()]:
                 table = pa.table(part)
                 for number, field in enumerate(table.schema):
-                    if pa.types.is_nested(field.type) or "binary" in str(field.type):
+                    if pa.types.is_nested(field.type):
                         table = table.set_column(number, field.name, pa.nulls(len(table)))
+                    elif "binary" in str(field.type):
+                        table = table.set_column(number, field.name, _as_text(path, field.name, table[number]))
                 # a missing value makes floats of whole numbers, which long ones, such as of patients, do not survive
                 whole = {"integer_object_nulls": bool(rows)}
                 frame = table.to_pandas(ignore_metadata=True, date_as_object=False, **whole)
@@ -204,6 +206,14 @@ def _read_parquet(path, rows):
                 yield frame
     except (pa.ArrowException, OSError, ValueError) as error:
         raise StepError(f"{path}: cannot be read as Parquet: {_tidy(str(error))}") from None
+
+
+def _as_text(path, name, column):
+    """Bytes as text, which some programs write so."""
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException:
+        raise StepError(f"{path}: `{name}` holds bytes that are no text in UTF-8. Remove the column.") from None
 
 
 def _read_csv(path, known, is_text, rows):

@@ -450,8 +450,8 @@ enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
 # what the study is about is written into it, so that trials on other data or from other ranges never mix
 goal = f"log loss of the best round, {config.N_FOLDS} folds, {config.N_REPEATS} times"
 subject = {"data": train_data.digest, "objective": goal, "ranges": ranges}
-written = study.user_attrs.get("about", subject)
-if written != subject:
+written = study.user_attrs.get("about", None if study.trials else subject)
+if written != subject or study.directions != [optuna.study.StudyDirection.MINIMIZE]:
     raise StepError(
         f"Study {study_name} is about {written}, not {subject}: give another study-name."
     )
@@ -603,9 +603,16 @@ rounds, threads = int(best["num_boost_round"]), utils.threads(train)
 # classifier, whose *metadata* say what the columns and the classes are.
 
 # %% tags=["model_training", "model_code"]
+import hashlib
 import logging
+from pathlib import Path
 
 from mlflow.models import Model
+
+
+def sha256(folder):
+    """Return the digest of a classifier's file, to notice when it is damaged."""
+    return hashlib.sha256(Path(folder, "model.ubj").read_bytes()).hexdigest()
 
 
 class TableClassifier(mlflow.pyfunc.PythonModel):
@@ -613,8 +620,11 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         """Load the classifier, which MLflow has stored as an artifact."""
-        self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
-        self.about = Model.load(context.artifacts["classifier"]).metadata
+        folder = context.artifacts["classifier"]
+        if sha256(folder) != context.model_config["sha256"]:  # XGBoost could take the server down
+            raise MlflowException("The classifier's file is damaged.")
+        self.classifier = mlflow.xgboost.load_model(folder)
+        self.about = Model.load(folder).metadata
 
     def features(self, table):
         """Turn raw rows into what the classifier sees, with the code stored with this model."""
@@ -684,6 +694,9 @@ def log_model(classifier, name):
         name=name,
         python_model=str(config.PROJECT_DIR / "steps" / "model_code.py"),
         artifacts={"classifier": classifier_info.model_uri},
+        model_config={
+            "sha256": sha256(mlflow.artifacts.download_artifacts(classifier_info.model_uri))
+        },
         signature=ModelSignature(
             inputs=Schema([ColSpec(AnyType(), column) for column in raw]),
             outputs=infer_signature(model_output=answer).outputs,
@@ -778,11 +791,11 @@ eval_dataset, training_run_id = None, None
 # hide     "data-evaluation", "eval-dataset", "training-run-id"
 # hide )
 training_run = utils.latest_run("model_training", training_run_id)
-data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 data_name = training_run.data.tags["name"]
 model_name = f"{data_name}Model"
 version = utils.registered_version(model_name, training_run)
 info, model = utils.load_model(f"models:/{model_name}/{version}")
+data_run = utils.data_run_of(info)
 target, classes = info.metadata["target"], info.metadata["classes"]
 if eval_dataset:
     table, _ = data_files.read_table(eval_dataset, model=info.metadata)

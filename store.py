@@ -37,6 +37,7 @@ def open_store():
                     connection.exec_driver_sql("CREATE TABLE try_to_write (x)")
                     connection.rollback()
         mlflow.search_experiments(max_results=1)
+        mlflow.search_registered_models(max_results=1)
     except (mlflow.MlflowException, OSError, ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
         raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
 

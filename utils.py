@@ -15,6 +15,7 @@ import matplotlib
 import mlflow
 import optuna
 import pandas as pd
+import psutil
 import sqlalchemy
 from loguru import logger
 from mlflow import MlflowException
@@ -111,6 +112,12 @@ def named_run(run_id, tags):
         if found.get(name) != value:
             raise StepError(f"Run {run_id} has {name} {found.get(name)}, not {value}. Give the ID of another run.")
     return run
+
+
+def started_in():
+    """Return the folder that the user is in: `mlflow run` runs a script in that of the project."""
+    above = psutil.Process().parents() if "MLFLOW_RUN_ID" in os.environ else []
+    return next((process for process in above if process.name() != "bash"), psutil.Process()).cwd()
 
 
 # --- Models in the registry
@@ -213,7 +220,8 @@ def data_run_of(info):
     try:
         return mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
     except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
-        reason = f"{info.model_id or info.model_uri} was not trained here, so its data are not known."
+        model = info.model_id or info.model_uri
+        reason = f"The data of {model} are not in this store: it was trained elsewhere, or their run was removed."
         raise StepError(f"{reason} Give a version that was, or serve this one with `mlflow models serve`.") from None
 
 

@@ -44,6 +44,7 @@ if not os.path.exists("MLproject"):
 # %% tags=["batch_scoring"]
 import hashlib
 import os
+import shutil
 import tempfile
 from collections import Counter
 
@@ -80,11 +81,11 @@ new.to_csv(input, index=False)
 # are.
 
 # %% tags=["batch_scoring"]
-same = input and output and os.path.realpath(input) == os.path.realpath(output)
-if not input or not output or same or os.path.isdir(output):
-    raise StepError(
-        "batch-scoring needs two paths: input, the file to score, and output, another CSV file."
-    )
+if not input or not output:
+    raise StepError("batch-scoring needs two paths: input, the file to score, and output.")
+output = os.path.realpath(os.path.join(utils.started_in(), output))  # what a link leads to
+if output == os.path.realpath(input) or not output.endswith(".csv") or os.path.isdir(output):
+    raise StepError(f"{output}: the output must be another file, whose name ends in .csv.")
 model_uri = utils.version_uri(model_uri)
 info, model = utils.load_model(model_uri)
 types, classes = info.metadata["types"], info.metadata["classes"]
@@ -106,10 +107,10 @@ def digest(path):
 
 # %% tags=["batch_scoring"]
 try:
-    unfinished = tempfile.TemporaryDirectory(dir=os.path.dirname(output) or ".", prefix=".scoring-")
+    unfinished = tempfile.TemporaryDirectory(dir=os.path.dirname(output), prefix=".scoring-")
 except OSError as error:
     raise StepError(f"{output}: cannot be written: {error.strerror}.") from None
-rows, positive, unknown = 0, 0, Counter()
+rows, positive, unknown, given = 0, 0, Counter(), Counter()
 with unfinished as place:
     path = os.path.join(place, os.path.basename(output))
     with open(path, "w", newline="", encoding="utf-8") as file, tqdm(unit=" rows", delay=1) as bar:
@@ -126,6 +127,7 @@ with unfinished as place:
             positive += int((answers["prediction"] == classes[1]).sum())
             for name, share in model.unknown_words(part, values).items():
                 unknown[name] += share * len(part)
+                given[name] += part[name].notna().sum()
             bar.update(len(scores))
 
     unknown = {name: count / rows for name, count in unknown.items()}
@@ -147,6 +149,8 @@ with unfinished as place:
         mlflow.log_metrics({"rows": rows, "share_of_class_1": positive / rows})
         mlflow.log_metric("largest_share_of_unseen_words", max(unknown.values(), default=0))
         mlflow.log_artifact(path, "scores")
+        if os.path.exists(output):
+            shutil.copymode(output, path)
         os.replace(path, output)
 logger.info(
     f"{input}: {rows} rows scored by {tags['model_version']}, "
@@ -154,6 +158,8 @@ logger.info(
 )
 if shares := [f"{name} {100 * share:.3g} %" for name, share in unknown.items() if share]:
     logger.warning(f"{input}: rows with a word that the model does not know: {', '.join(shares)}")
+if strange := [name for name in given if 0 < given[name] == round(unknown[name] * rows)]:
+    logger.warning(f"{input}: no row has a word that the model knows in: {', '.join(strange)}")
 if rows > 1 and positive in (0, rows):
     logger.warning(f"{input}: all {rows} rows got the same class: is that the right file?")
 
@@ -226,14 +232,16 @@ def seen(table, values):
 words = {column["name"]: column["words"] for column in types if column["kind"] == "words"}
 train_values, test_values, new_values = map(model.features, [train, test, new])
 before, now = seen(train, train_values), seen(new, new_values)
-unseen = model.unknown_words(new, new_values)
+unseen_before = model.unknown_words(test, test_values)
+unseen_now = model.unknown_words(new, new_values)
 
 # %% [markdown]
 # Two samples of one column are compared with SciPy. For numbers it is the Kolmogorov-Smirnov test; its *distance* is
 # the largest gap between the two cumulative distributions, 0 for equal ones and 1 where they do not overlap. For words
 # it is the chi-square test, and the distance is the share of rows that would have to hold another word, 0 to 1 as well.
-# (Cramér's V would be more usual, but it shrinks when one sample is much larger than the other.) The share of missing
-# values is compared in the same way.
+# (Cramér's V would be more usual, but it shrinks when one sample is much larger than the other.) Rare words count as
+# one, since that test wants five rows of each. What has two values, as missing or not, is compared with Fisher's exact
+# test.
 
 
 # %% tags=["drift_check"]
@@ -241,12 +249,18 @@ def compare(before, after, are_words):
     before, after = before.dropna(), after.dropna()
     if before.empty or after.empty:  # the share of missing values says it
         return np.nan, 1.0
-    if not are_words:
+    both = [before.value_counts(), after.value_counts()]
+    counts = pd.concat(both, axis="columns", keys=[0, 1]).fillna(0)
+    if len(counts) > 2 and not are_words:
         result = stats.ks_2samp(before, after, method="asymp")
         return result.statistic, result.pvalue
-    counts = pd.concat([before.value_counts(), after.value_counts()], axis=1, keys=[0, 1]).fillna(0)
+    expected = np.outer(counts.sum(axis=1), counts.sum() / counts.to_numpy().sum())
+    rare = (expected < 5).any(axis=1)
+    counts = pd.concat([counts[~rare], counts[rare].sum().to_frame().T])
+    counts = counts[counts.sum(axis=1) > 0]
+    test = stats.fisher_exact if counts.shape == (2, 2) else stats.chi2_contingency
     shares = counts / counts.sum()
-    return (shares[0] - shares[1]).abs().sum() / 2, stats.chi2_contingency(counts).pvalue
+    return (shares[0] - shares[1]).abs().sum() / 2, test(counts).pvalue
 
 
 # %% [markdown]
@@ -260,7 +274,12 @@ samples[answer] = (model.answer(test_values)[answer], model.answer(new_values)[a
 found = []
 for name, (earlier, later) in samples.items():
     distance, p_value = compare(earlier, later, name in words)
-    _, p_missing = compare(earlier.isna().astype(float), later.isna().astype(float), False)
+    change, p_missing = compare(earlier.isna(), later.isna(), True)
+    unseen = [unseen_before.get(name, 0.0), unseen_now.get(name, 0.0)]
+    rows = [
+        [share * len(of), (1 - share) * len(of)]
+        for share, of in zip(unseen, [test, new], strict=True)
+    ]
     found.append(
         {
             "column": name,
@@ -268,8 +287,11 @@ for name, (earlier, later) in samples.items():
             "p_value": p_value,
             "missing_before": earlier.isna().mean(),
             "missing_now": later.isna().mean(),
+            "change_of_missing": change,
             "p_missing": p_missing,
-            "unseen_words": unseen.get(name, 0.0),
+            "unseen_before": unseen[0],
+            "unseen_now": unseen[1],
+            "p_unseen": stats.fisher_exact(np.round(rows).astype(int)).pvalue,
         }
     )
 table = pd.DataFrame(found).set_index("column")
@@ -278,18 +300,18 @@ table = pd.DataFrame(found).set_index("column")
 # When is a difference a drift? A *p-value* alone is a poor judge: with thousands of rows the smallest difference is no
 # chance, and among so many comparisons some p-values are small by chance. So they are corrected for their number (the
 # false discovery rate), and the difference must also be large enough to matter: the *distance*, the change of the share
-# of *missing* values, or the share of *unseen* words.
+# of *missing* values, or that of *unseen* words. (Some words of a column with many are always new. So their share is
+# compared with that of the test set, which the model has not learned words from either.)
 
 # %% tags=["drift_check"]
-limits = {"p_value": 0.01, "distance": 0.15, "missing": 0.1, "unseen": 0.05}
-p_values = ["p_value", "p_missing"]
-table[p_values] = stats.false_discovery_control(table[p_values], axis=None).reshape(-1, 2)
-change = (table.missing_now - table.missing_before).abs()
-table["drift"] = (
-    ((table.distance >= limits["distance"]) & (table.p_value < limits["p_value"]))
-    | ((change >= limits["missing"]) & (table.p_missing < limits["p_value"]))
-    | (table.unseen_words >= limits["unseen"])
-)
+limits = {"p_value": 0.01, "distance": 0.15, "change_of_missing": 0.1, "change_of_unseen": 0.05}
+p_values = ["p_value", "p_missing", "p_unseen"]
+table[p_values] = stats.false_discovery_control(table[p_values], axis=None).reshape(-1, 3)
+sizes = {"distance": "p_value", "change_of_missing": "p_missing", "change_of_unseen": "p_unseen"}
+table["change_of_unseen"] = table.unseen_now - table.unseen_before
+table["drift"] = False
+for size, p_value in sizes.items():
+    table["drift"] |= (table[size] >= limits[size]) & (table[p_value] < limits["p_value"])
 table = table.sort_values(["drift", "distance"], ascending=False)
 drifted = table.index[table.drift].tolist()
 
@@ -328,8 +350,8 @@ with mlflow.start_run(run_name="Drift_Check", tags=tags) as run:
             "drifted_columns": len(drifted),
             "largest_distance": table.distance.max(),
             "answer_distance": table.distance[answer],
-            "largest_change_of_missing": change.max(),
-            "largest_share_of_unseen_words": table.unseen_words.max(),
+            "largest_change_of_missing": table.change_of_missing.max(),
+            "largest_share_of_unseen_words": table.unseen_now.max(),
         }
     )
     mlflow.log_table(table.reset_index(), "drift/columns.json")

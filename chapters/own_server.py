@@ -60,6 +60,7 @@ import xgboost as xgb
 from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from loguru import logger
 from mlflow.exceptions import MlflowException
@@ -203,6 +204,8 @@ class Answer(BaseModel):
 
 # %% tags=["model_server"]
 app = FastAPI(title=model_uri, max_body_size=4 * 2**20)  # 4 MiB
+# no web page that gives this machine another name gets an answer
+app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", host])
 registry = prometheus_client.CollectorRegistry()
 answers = prometheus_client.Counter("answers", "Answers", ["status"], registry=registry)
 row_count = prometheus_client.Counter("rows", "Rows", ["version"], registry=registry)
@@ -334,7 +337,9 @@ def serve():
     at = f"http://{host}:{listener.getsockname()[1]}"
     logger.info(f"{model_uri}: version {first.number} answers at {at}/invocations; see {at}/docs")
     with contextlib.suppress(KeyboardInterrupt):  # the end, by Ctrl-C or SIGTERM
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        # a client that has sent half a request does not keep the server alive
+        options = {"log_level": "warning", "timeout_graceful_shutdown": 5}
+        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
 
 
 # hide serve()
@@ -423,5 +428,5 @@ client.delete_model_version(name, copy.version)
 # ## What it is not
 #
 # It is one process, which is enough for a small model: [How fast it is](performance.md) compares it with the other
-# servers. It knows no users and speaks no HTTPS: put a proxy that does before it, before you give it another `--host`
-# than this machine.
+# servers. It knows no users and speaks no HTTPS, and answers only those who ask for `localhost` or its `--host`: put a
+# proxy before it that asks so, before you give it another `--host` than this machine.

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections import Counter
 
@@ -20,11 +21,11 @@ from cli import StepError
 input, output, model_uri = None, None, "models:/CancerModel@champion"
 input, output, model_uri = cli.arguments("batch-scoring", "input", "output", "model-uri")
 
-same = input and output and os.path.realpath(input) == os.path.realpath(output)
-if not input or not output or same or os.path.isdir(output):
-    raise StepError(
-        "batch-scoring needs two paths: input, the file to score, and output, another CSV file."
-    )
+if not input or not output:
+    raise StepError("batch-scoring needs two paths: input, the file to score, and output.")
+output = os.path.realpath(os.path.join(utils.started_in(), output))  # what a link leads to
+if output == os.path.realpath(input) or not output.endswith(".csv") or os.path.isdir(output):
+    raise StepError(f"{output}: the output must be another file, whose name ends in .csv.")
 model_uri = utils.version_uri(model_uri)
 info, model = utils.load_model(model_uri)
 types, classes = info.metadata["types"], info.metadata["classes"]
@@ -36,10 +37,10 @@ def digest(path):
 
 
 try:
-    unfinished = tempfile.TemporaryDirectory(dir=os.path.dirname(output) or ".", prefix=".scoring-")
+    unfinished = tempfile.TemporaryDirectory(dir=os.path.dirname(output), prefix=".scoring-")
 except OSError as error:
     raise StepError(f"{output}: cannot be written: {error.strerror}.") from None
-rows, positive, unknown = 0, 0, Counter()
+rows, positive, unknown, given = 0, 0, Counter(), Counter()
 with unfinished as place:
     path = os.path.join(place, os.path.basename(output))
     with open(path, "w", newline="", encoding="utf-8") as file, tqdm(unit=" rows", delay=1) as bar:
@@ -56,6 +57,7 @@ with unfinished as place:
             positive += int((answers["prediction"] == classes[1]).sum())
             for name, share in model.unknown_words(part, values).items():
                 unknown[name] += share * len(part)
+                given[name] += part[name].notna().sum()
             bar.update(len(scores))
 
     unknown = {name: count / rows for name, count in unknown.items()}
@@ -77,6 +79,8 @@ with unfinished as place:
         mlflow.log_metrics({"rows": rows, "share_of_class_1": positive / rows})
         mlflow.log_metric("largest_share_of_unseen_words", max(unknown.values(), default=0))
         mlflow.log_artifact(path, "scores")
+        if os.path.exists(output):
+            shutil.copymode(output, path)
         os.replace(path, output)
 logger.info(
     f"{input}: {rows} rows scored by {tags['model_version']}, "
@@ -84,5 +88,7 @@ logger.info(
 )
 if shares := [f"{name} {100 * share:.3g} %" for name, share in unknown.items() if share]:
     logger.warning(f"{input}: rows with a word that the model does not know: {', '.join(shares)}")
+if strange := [name for name in given if 0 < given[name] == round(unknown[name] * rows)]:
+    logger.warning(f"{input}: no row has a word that the model knows in: {', '.join(strange)}")
 if rows > 1 and positive in (0, rows):
     logger.warning(f"{input}: all {rows} rows got the same class: is that the right file?")

@@ -23,11 +23,11 @@ eval_dataset, training_run_id = cli.arguments(
     "data-evaluation", "eval-dataset", "training-run-id"
 )
 training_run = utils.latest_run("model_training", training_run_id)
-data_run = mlflow.get_run(training_run.data.tags["data_run_id"])
 data_name = training_run.data.tags["name"]
 model_name = f"{data_name}Model"
 version = utils.registered_version(model_name, training_run)
 info, model = utils.load_model(f"models:/{model_name}/{version}")
+data_run = utils.data_run_of(info)
 target, classes = info.metadata["target"], info.metadata["classes"]
 if eval_dataset:
     table, _ = data_files.read_table(eval_dataset, model=info.metadata)

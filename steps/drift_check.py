@@ -41,19 +41,26 @@ def seen(table, values):
 words = {column["name"]: column["words"] for column in types if column["kind"] == "words"}
 train_values, test_values, new_values = map(model.features, [train, test, new])
 before, now = seen(train, train_values), seen(new, new_values)
-unseen = model.unknown_words(new, new_values)
+unseen_before = model.unknown_words(test, test_values)
+unseen_now = model.unknown_words(new, new_values)
 
 
 def compare(before, after, are_words):
     before, after = before.dropna(), after.dropna()
     if before.empty or after.empty:  # the share of missing values says it
         return np.nan, 1.0
-    if not are_words:
+    both = [before.value_counts(), after.value_counts()]
+    counts = pd.concat(both, axis="columns", keys=[0, 1]).fillna(0)
+    if len(counts) > 2 and not are_words:
         result = stats.ks_2samp(before, after, method="asymp")
         return result.statistic, result.pvalue
-    counts = pd.concat([before.value_counts(), after.value_counts()], axis=1, keys=[0, 1]).fillna(0)
+    expected = np.outer(counts.sum(axis=1), counts.sum() / counts.to_numpy().sum())
+    rare = (expected < 5).any(axis=1)
+    counts = pd.concat([counts[~rare], counts[rare].sum().to_frame().T])
+    counts = counts[counts.sum(axis=1) > 0]
+    test = stats.fisher_exact if counts.shape == (2, 2) else stats.chi2_contingency
     shares = counts / counts.sum()
-    return (shares[0] - shares[1]).abs().sum() / 2, stats.chi2_contingency(counts).pvalue
+    return (shares[0] - shares[1]).abs().sum() / 2, test(counts).pvalue
 
 
 answer = f"probability of {classes[1]}"
@@ -62,7 +69,12 @@ samples[answer] = (model.answer(test_values)[answer], model.answer(new_values)[a
 found = []
 for name, (earlier, later) in samples.items():
     distance, p_value = compare(earlier, later, name in words)
-    _, p_missing = compare(earlier.isna().astype(float), later.isna().astype(float), False)
+    change, p_missing = compare(earlier.isna(), later.isna(), True)
+    unseen = [unseen_before.get(name, 0.0), unseen_now.get(name, 0.0)]
+    rows = [
+        [share * len(of), (1 - share) * len(of)]
+        for share, of in zip(unseen, [test, new], strict=True)
+    ]
     found.append(
         {
             "column": name,
@@ -70,21 +82,23 @@ for name, (earlier, later) in samples.items():
             "p_value": p_value,
             "missing_before": earlier.isna().mean(),
             "missing_now": later.isna().mean(),
+            "change_of_missing": change,
             "p_missing": p_missing,
-            "unseen_words": unseen.get(name, 0.0),
+            "unseen_before": unseen[0],
+            "unseen_now": unseen[1],
+            "p_unseen": stats.fisher_exact(np.round(rows).astype(int)).pvalue,
         }
     )
 table = pd.DataFrame(found).set_index("column")
 
-limits = {"p_value": 0.01, "distance": 0.15, "missing": 0.1, "unseen": 0.05}
-p_values = ["p_value", "p_missing"]
-table[p_values] = stats.false_discovery_control(table[p_values], axis=None).reshape(-1, 2)
-change = (table.missing_now - table.missing_before).abs()
-table["drift"] = (
-    ((table.distance >= limits["distance"]) & (table.p_value < limits["p_value"]))
-    | ((change >= limits["missing"]) & (table.p_missing < limits["p_value"]))
-    | (table.unseen_words >= limits["unseen"])
-)
+limits = {"p_value": 0.01, "distance": 0.15, "change_of_missing": 0.1, "change_of_unseen": 0.05}
+p_values = ["p_value", "p_missing", "p_unseen"]
+table[p_values] = stats.false_discovery_control(table[p_values], axis=None).reshape(-1, 3)
+sizes = {"distance": "p_value", "change_of_missing": "p_missing", "change_of_unseen": "p_unseen"}
+table["change_of_unseen"] = table.unseen_now - table.unseen_before
+table["drift"] = False
+for size, p_value in sizes.items():
+    table["drift"] |= (table[size] >= limits[size]) & (table[p_value] < limits["p_value"])
 table = table.sort_values(["drift", "distance"], ascending=False)
 drifted = table.index[table.drift].tolist()
 
@@ -118,8 +132,8 @@ with mlflow.start_run(run_name="Drift_Check", tags=tags) as run:
             "drifted_columns": len(drifted),
             "largest_distance": table.distance.max(),
             "answer_distance": table.distance[answer],
-            "largest_change_of_missing": change.max(),
-            "largest_share_of_unseen_words": table.unseen_words.max(),
+            "largest_change_of_missing": table.change_of_missing.max(),
+            "largest_share_of_unseen_words": table.unseen_now.max(),
         }
     )
     mlflow.log_table(table.reset_index(), "drift/columns.json")

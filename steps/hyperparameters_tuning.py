@@ -191,8 +191,8 @@ enough = optuna.study.MaxTrialsCallback(n_trials, states=[TrialState.COMPLETE])
 # what the study is about is written into it, so that trials on other data or from other ranges never mix
 goal = f"log loss of the best round, {config.N_FOLDS} folds, {config.N_REPEATS} times"
 subject = {"data": train_data.digest, "objective": goal, "ranges": ranges}
-written = study.user_attrs.get("about", subject)
-if written != subject:
+written = study.user_attrs.get("about", None if study.trials else subject)
+if written != subject or study.directions != [optuna.study.StudyDirection.MINIMIZE]:
     raise StepError(
         f"Study {study_name} is about {written}, not {subject}: give another study-name."
     )

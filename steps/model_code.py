@@ -93,9 +93,16 @@ def features(table, types):
     return pd.DataFrame(values, columns=names, index=table.index)
 
 
+import hashlib
 import logging
+from pathlib import Path
 
 from mlflow.models import Model
+
+
+def sha256(folder):
+    """Return the digest of a classifier's file, to notice when it is damaged."""
+    return hashlib.sha256(Path(folder, "model.ubj").read_bytes()).hexdigest()
 
 
 class TableClassifier(mlflow.pyfunc.PythonModel):
@@ -103,8 +110,11 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         """Load the classifier, which MLflow has stored as an artifact."""
-        self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
-        self.about = Model.load(context.artifacts["classifier"]).metadata
+        folder = context.artifacts["classifier"]
+        if sha256(folder) != context.model_config["sha256"]:  # XGBoost could take the server down
+            raise MlflowException("The classifier's file is damaged.")
+        self.classifier = mlflow.xgboost.load_model(folder)
+        self.about = Model.load(folder).metadata
 
     def features(self, table):
         """Turn raw rows into what the classifier sees, with the code stored with this model."""

@@ -18,6 +18,7 @@ import xgboost as xgb
 from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import JSONResponse
 from loguru import logger
 from mlflow.exceptions import MlflowException
@@ -126,6 +127,8 @@ class Answer(BaseModel):
 
 
 app = FastAPI(title=model_uri, max_body_size=4 * 2**20)  # 4 MiB
+# no web page that gives this machine another name gets an answer
+app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", host])
 registry = prometheus_client.CollectorRegistry()
 answers = prometheus_client.Counter("answers", "Answers", ["status"], registry=registry)
 row_count = prometheus_client.Counter("rows", "Rows", ["version"], registry=registry)
@@ -236,7 +239,9 @@ def serve():
     at = f"http://{host}:{listener.getsockname()[1]}"
     logger.info(f"{model_uri}: version {first.number} answers at {at}/invocations; see {at}/docs")
     with contextlib.suppress(KeyboardInterrupt):  # the end, by Ctrl-C or SIGTERM
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        # a client that has sent half a request does not keep the server alive
+        options = {"log_level": "warning", "timeout_graceful_shutdown": 5}
+        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
 
 
 serve()

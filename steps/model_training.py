@@ -130,9 +130,16 @@ names = ["max_depth", "learning_rate", "subsample", "colsample_bytree"]
 params = {name: json.loads(best[name]) for name in names}
 rounds, threads = int(best["num_boost_round"]), utils.threads(train)
 
+import hashlib
 import logging
+from pathlib import Path
 
 from mlflow.models import Model
+
+
+def sha256(folder):
+    """Return the digest of a classifier's file, to notice when it is damaged."""
+    return hashlib.sha256(Path(folder, "model.ubj").read_bytes()).hexdigest()
 
 
 class TableClassifier(mlflow.pyfunc.PythonModel):
@@ -140,8 +147,11 @@ class TableClassifier(mlflow.pyfunc.PythonModel):
 
     def load_context(self, context):
         """Load the classifier, which MLflow has stored as an artifact."""
-        self.classifier = mlflow.xgboost.load_model(context.artifacts["classifier"])
-        self.about = Model.load(context.artifacts["classifier"]).metadata
+        folder = context.artifacts["classifier"]
+        if sha256(folder) != context.model_config["sha256"]:  # XGBoost could take the server down
+            raise MlflowException("The classifier's file is damaged.")
+        self.classifier = mlflow.xgboost.load_model(folder)
+        self.about = Model.load(folder).metadata
 
     def features(self, table):
         """Turn raw rows into what the classifier sees, with the code stored with this model."""
@@ -196,6 +206,9 @@ def log_model(classifier, name):
         name=name,
         python_model=str(config.PROJECT_DIR / "steps" / "model_code.py"),
         artifacts={"classifier": classifier_info.model_uri},
+        model_config={
+            "sha256": sha256(mlflow.artifacts.download_artifacts(classifier_info.model_uri))
+        },
         signature=ModelSignature(
             inputs=Schema([ColSpec(AnyType(), column) for column in raw]),
             outputs=infer_signature(model_output=answer).outputs,
