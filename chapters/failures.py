@@ -16,7 +16,7 @@
 #
 # *A chapter of [A model's life with MLflow](../README.md).*
 #
-# Each line of this table is a test. Messages are one line, the exit code tells that something failed, and a step that
+# Many errors, and each line of this table is a test. Messages are one line, the exit code tells that something failed, and a step that
 # failed leaves no data, model or alias that a later step could take for finished.
 #
 # | What happens | What you see, and what to do |
@@ -28,18 +28,19 @@
 # | A search is interrupted | It is lost, unless it had a `storage`: then the same command goes on. |
 # | The interrupt falls into the start or end of a trial | MLflow loses sight of this one run: it may stay `RUNNING`. |
 # | One of several workers is killed | The others go on; in a database one of them repeats its trial. |
-# | A study gets other data or ranges | Refused: *give another study-name*. |
+# | A study is of other data or ranges, or of others | Refused: *give another study-name*. |
 # | A journal file ends in half a line | One line, with the command that removes it. |
 # | Two pipelines run in one store | Each trains on its own data and search. |
 # | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
 # | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
-# | `mlflow.db` is damaged | One line that says so. Put back a copy of it, or move it away: a new one is made. |
-# | `mlflow.db` is of an older MLflow | One line, with `mlflow db upgrade …`. |
+# | `mlflow.db` is damaged | One line that says so. Put back a copy of it, or move it away. |
+# | `mlflow.db` is of an older MLflow | MLflow 3.17 changes it without a word, and the older one is locked out: keep a copy. |
+# | … which had the same tables | One line, with `mlflow db upgrade …`. |
 # | There is an old file store in `mlruns/` | One line, with `mlflow migrate-filestore …`. |
 # | The experiment was deleted | *Restore it: mlflow experiments restore …* |
 # | The registered model was deleted | *Train: mlflow run . -e model-training --env-manager local* |
-# | The champion's files are gone | The gate stays shut and names the version and the way out. |
-# | A model has other columns or classes than the champion | The alias stays; the message says how to move it by hand. |
+# | The champion's files are gone | The evaluation ends in one line. Take the alias away: `delete_registered_model_alias`. |
+# | A model has other columns or classes than the champion | The evaluation ends in one line; the alias stays. |
 # | An evaluation file holds training rows | They are left out; with fewer than 30 others the gate stays shut. |
 # | The champion was trained on rows of the new test set | Both models are compared on the other rows. |
 # | The champion is of an earlier version of this project | It counts as none, which is said: train again. |
@@ -48,7 +49,9 @@
 # | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
 # | A port is in use | One line, exit code 1: give another with `UI_PORT=`, `SERVE_PORT=`, … |
 # | Columns of a file have drifted | `drift-check` names them and tags its run `drift: yes`. |
-# | A new champion does not fit the running server | The old version goes on answering; `/health` says why. |
+# | A new champion does not fit the running server, or its file is damaged | The old version goes on answering; `/health` says why. |
+# | A client has sent half a request when the server is told to end | It ends, within ten seconds. |
+# | A web page asks the own server by another name | Status 400: the request's `Host` is not this machine. |
 # | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also with gzip; and Parquet is. |
 # | It is a spreadsheet, a database, … | *this is an SQLite database: save the table as CSV or Parquet.* |
 # | It has words, dates, true and false | They are used as they are; the model keeps what each column is. |
