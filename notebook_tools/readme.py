@@ -1,10 +1,9 @@
 """Makes README.md, the pages of the chapters and their plots, from the notebooks, executed in an empty folder.
 
-usage: python -m notebook_tools.readme [--check | --diff]
+usage: python -m notebook_tools.readme [--check]
 """
 
 import argparse
-import difflib
 import re
 import shutil
 import sys
@@ -40,6 +39,7 @@ VARYING = [
 PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*\n?", re.MULTILINE)
 VOLATILE = re.compile(r"<!-- volatile.*?<!-- /volatile -->", re.DOTALL)
 FENCE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
+FENCE_OR_GAP = re.compile(rf"{FENCE.pattern}|\n{{3,}}", FENCE.flags)
 
 
 def sanitise(text, folder):
@@ -68,21 +68,14 @@ def markdown_table(table):
     Returns:
         The table in Markdown.
     """
-    grid, spanning = [], {}
     rows = table.find_all("tr")
+    grid = [[] for _ in rows]
     for number, row in enumerate(rows):
-        cells, column = [], 0
         for cell in row.find_all(["th", "td"]):
-            while (number, column) in spanning:
-                cells.append(spanning[number, column])
-                column += 1
             text = " ".join(cell.get_text().split()).replace("|", "\\|")
-            for _ in range(int(cell.get("colspan", 1))):
-                for below in range(1, int(cell.get("rowspan", 1))):
-                    spanning[number + below, column] = text
-                cells.append(text)
-                column += 1
-        grid.append(cells)
+            # what spans rows stands at their beginning: the index
+            for line in grid[number : number + int(cell.get("rowspan", 1))]:
+                line += [text] * int(cell.get("colspan", 1))
     levels = len(table.thead.find_all("tr")) if table.thead else 1
     head = [" ".join(dict.fromkeys(filter(None, parts))) for parts in zip(*grid[:levels], strict=True)]
     lines = [head, ["---"] * len(head), *grid[levels:]]
@@ -91,10 +84,8 @@ def markdown_table(table):
 
 def wrapped(text):
     """Break the lines of an output that are too wide for the page."""
-    lines = [
-        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""] for line in text.split("\n")
-    ]
-    return "\n".join(part for parts in lines for part in parts)
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False).fill
+    return "\n".join(map(wrap, text.split("\n")))
 
 
 def without_hidden(source):
@@ -194,52 +185,36 @@ def make_page(notebook, folder):
     )
     text, _ = exporter.from_notebook_node(notebook)
     # no more than one empty line in a row, except in code
-    pieces = FENCE.split(text + "\n")
-    fences = [found[0] for found in FENCE.finditer(text + "\n")]
-    prose = [re.sub(r"\n{3,}", "\n\n", piece) for piece in pieces[::2]]
-    text = "".join(part for pair in zip(prose, [*fences, ""], strict=True) for part in pair)
+    text = FENCE_OR_GAP.sub(lambda found: found[0] if found[1] else "\n\n", text + "\n")
     return text.strip() + "\n", page.plots
-
-
-def anchor(heading):
-    """Make the address of a section within the page, as code hosts do, without `#`."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def problems(notebook, text, folder):
     """Compare a page with the notebook, without executing anything.
 
     Args:
-        notebook: The `nbformat.NotebookNode`.
+        notebook: The `nbformat.NotebookNode`, without outputs; it is changed.
         text: The page.
         folder: The `pathlib.Path` that links on the page are relative to.
 
     Returns:
         A list of lines that each say what is wrong.
     """
-    found, position = [], 0
-    for number, cell in enumerate(notebook.cells, start=1):
-        if "remove-input" in cell.metadata.get("tags", []):
-            continue
-        block = without_hidden(cell.source) if cell.cell_type == "code" else cell.source
-        place = text.find(block.strip("\n"), position)
-        if place < 0:
-            first = cell.source.split("\n")[0]
-            found.append(f"cell {number} is not in it, or not in its place: {first}")
-        else:
-            position = place + len(block)
-    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    expected, _ = make_page(notebook, folder)
+    lines = iter(text.splitlines())  # the search for each line goes on where that for the last one ended
+    found = [line for line in expected.splitlines() if line.strip() and line not in lines]
+    found = [f"this line is not in it, or not in its place: {line}" for line in found[:1]]
     shown = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
-    extra = set(shown.split("\n")) - set(code.split("\n"))
+    extra = set(shown.splitlines()) - set(expected.splitlines())
     found += [f"no cell has this line: {line}" for line in sorted(extra)]
     prose = FENCE.sub("", text)
-    anchors = {f"#{anchor(heading)}" for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
-    diagrams = re.findall(r'click \w+ "(#[^"]+)"', text)
-    for target in [*re.findall(r"\]\(([^)]+)\)", prose), *diagrams]:
-        if target.startswith("#"):
-            if target not in anchors:
-                found.append(f"there is no section {target}")
-        elif not target.startswith("http") and not (folder / target).exists():
+    # the address of a section, as code hosts make it
+    headings = [re.sub(r"[^\w -]", "", heading.lower()) for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)]
+    anchors = {f"#{heading.replace(' ', '-')}" for heading in headings}
+    for target in re.findall(r"\]\(([^)]+)\)", prose) + re.findall(r'click \w+ "(#[^"]+)"', text):
+        if target.startswith("#") and target not in anchors:
+            found.append(f"there is no section {target}")
+        if not target.startswith(("#", "http")) and not (folder / target).exists():
             found.append(f"there is no file {target}")
     return found
 
@@ -289,11 +264,10 @@ def main(arguments=None):
         arguments: Its words; by default those of the process.
 
     Returns:
-        The exit code: 0, or 1 where `--check` or `--diff` found a page out of date.
+        The exit code: 0, or 1 where `--check` found a page out of date.
     """
     parser = argparse.ArgumentParser(prog="notebook_tools.readme", description="Make the pages from the notebooks.")
     parser.add_argument("--check", action="store_true", help="execute nothing, compare the pages with the notebooks")
-    parser.add_argument("--diff", action="store_true", help="write nothing, show what changes but for volatile outputs")
     options = parser.parse_args(arguments)
     if options.check:
         found = []
@@ -301,27 +275,13 @@ def main(arguments=None):
             file = config.PROJECT_DIR / page
             text = file.read_text(encoding="utf-8") if file.exists() else ""
             notebook = read_notebook(config.PROJECT_DIR / path)
-            found += [f"{page}: {line}" for line in problems(notebook, text, file.parent)]
-        for line in found:
-            print(f"{line}. Run: make readme".encode("ascii", "backslashreplace").decode(), file=sys.stderr)
+            found += [f"{page}: {line}. Run: make readme" for line in problems(notebook, text, file.parent)]
+        print("\n".join(found), end="\n" if found else "", file=sys.stderr)
         return 1 if found else 0
-    if not options.diff:
-        made = make_all(config.PROJECT_DIR)
-        for old in {*config.PROJECT_DIR.glob("img/plot_*"), *config.PROJECT_DIR.glob("chapters/img/plot_*")} - made:
-            old.unlink()
-        return 0
-    with tempfile.TemporaryDirectory() as out:
-        make_all(Path(out))
-        changed = False
-        for page in pages().values():
-            old, new = [
-                VOLATILE.sub("", (folder / page).read_text(encoding="utf-8")).splitlines(keepends=True)
-                for folder in [config.PROJECT_DIR, Path(out)]
-            ]
-            diff = list(difflib.unified_diff(old, new, page, f"{page} of this run"))
-            print("".join(diff), end="")
-            changed = changed or bool(diff)
-    return 1 if changed else 0
+    made = make_all(config.PROJECT_DIR)
+    for old in {*config.PROJECT_DIR.glob("img/plot_*"), *config.PROJECT_DIR.glob("chapters/img/plot_*")} - made:
+        old.unlink()
+    return 0
 
 
 if __name__ == "__main__":
