@@ -225,11 +225,6 @@ def test_refused(capsys, text, settings, words):
     assert {path: path.read_bytes() for path in Path("out").iterdir()} == before
 
 
-def make_newer(path, other):
-    time = Path(other).stat().st_mtime + 10
-    os.utime(path, (time, time))
-
-
 @pytest.mark.parametrize(
     ("old", "new", "magics"),  # the pair may be ours, or one of Jupytext, which takes `# rm` for `rm`
     [("c = 3", "c = 4", False), ("# text", "# other text", True), ('"pipeline"', '"pipeline", "remove-input"', True)],
@@ -237,25 +232,23 @@ def make_newer(path, other):
 def test_changes_in_the_ipynb_are_not_lost(capsys, old, new, magics):
     """The command that the message gives brings them over; where the `.py` is newer, it counts."""
     text = TWO_CELLS + "\n# %%\n# rm -r mlruns\n"
-    Path("small.py").write_text(text.replace(old, new))
-    jupytext.write(read_notebook("small.py", magics), "small.ipynb")
-    make_newer("small.ipynb", "small.py")
-    check_pair("small.py")
-    Path("small.py").write_text(text)
-    make_newer("small.ipynb", "small.py")
-    write_settings(["small.py"])
+    source, pair = Path("n.py"), Path("n.ipynb")
+    source.write_text(text.replace(old, new))
+    jupytext.write(read_notebook(source, magics), pair)
+    os.utime(source, (0, 0))
+    check_pair(source)
+    source.write_text(text)
+    check_pair(source)
+    os.utime(source, (0, 0))
+    write_settings(["n.py"])
     assert main([]) == main(["--check"]) == 2
     message = capsys.readouterr().err
-    assert message.startswith("error: small.ipynb: has changes that small.py lacks: bring them over with `")
+    assert message.startswith("error: n.ipynb: has changes that n.py lacks: bring them over with `")
     assert not Path("out").exists()
-    make_newer("small.py", "small.ipynb")
-    check_pair("small.py")
-    make_newer("small.ipynb", "small.py")
     Path("jupytext.toml").write_text((ROOT / "jupytext.toml").read_text())
-    command = re.search("`(.*)`", message)[1].split()
-    subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", *re.search("`(.*)`", message)[1].split()], check=True, capture_output=True)
     assert main([]) == 0
-    assert new in Path("small.py").read_text()
+    assert new in source.read_text()
 
 
 def test_the_scripts_of_the_project(monkeypatch, capsys):
@@ -280,10 +273,7 @@ def test_pre_commit_hook(tmp_path, monkeypatch):
     subprocess.run(["git", "add", "."], check=True)
     command = ["pre-commit", "try-repo", str(ROOT), "notebook-extract", "--all-files", "--color", "never"]
     env = os.environ | {"PRE_COMMIT_HOME": str(tmp_path / "cache")}
-    results = []
-    for text in [Path("out/pipeline.py").read_text(), "c = 4\n"]:
-        Path("out/pipeline.py").write_text(text)
-        results.append(subprocess.run(command, env=env, capture_output=True, text=True))
-    good, bad = results
-    assert good.returncode == 0 and "Passed" in good.stdout, good.stdout + good.stderr
-    assert bad.returncode == 1 and "+c = 3\n" in bad.stdout, bad.stdout + bad.stderr
+    for script, code, word in [(Path("out/pipeline.py").read_text(), 0, "Passed"), ("c = 4\n", 1, "+c = 3\n")]:
+        Path("out/pipeline.py").write_text(script)
+        result = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert result.returncode == code and word in result.stdout, result.stdout + result.stderr
