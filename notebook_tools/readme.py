@@ -125,8 +125,7 @@ class Page(Preprocessor):
             before = cells[-1] if cells and cells[-1].cell_type == cell.cell_type == "code" else None
             if before and not before.outputs and before.metadata.get("script") == cell.metadata.script:
                 cell.source = f"{before.source}\n\n{cell.source}"
-                tags = [*before.metadata.get("tags", []), *cell.metadata.get("tags", [])]
-                cell.metadata.tags = list(dict.fromkeys(tags))
+                cell.metadata.tags = list({*before.metadata.get("tags", []), *cell.metadata.get("tags", [])})
                 cell.metadata.begins = before.metadata.begins
                 cells.pop()
             cells.append(cell)
@@ -202,8 +201,8 @@ def problems(notebook, text, folder):
     """
     expected, _ = make_page(notebook, folder)
     lines = iter(text.splitlines())  # the search for each line goes on where that for the last one ended
-    found = [line for line in expected.splitlines() if line.strip() and line not in lines]
-    found = [f"this line is not in it, or not in its place: {line}" for line in found[:1]]
+    lost = [line for line in expected.splitlines() if line.strip() and line not in lines]
+    found = [f"this line is not in it, or not in its place: {line}" for line in lost[:1]]
     shown = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
     extra = set(shown.splitlines()) - set(expected.splitlines())
     found += [f"no cell has this line: {line}" for line in sorted(extra)]
@@ -224,37 +223,27 @@ def pages():
     return {"modeling.py": "README.md"} | {path: path.replace(".py", ".md") for path in chapters()}
 
 
-def make_all(out):
-    """Execute all notebooks and write their pages and plots.
-
-    Args:
-        out: The `pathlib.Path` of the folder that they go to.
-
-    Returns:
-        A set of the plots' paths.
-    """
-    made = set()
+def make_all():
+    """Execute all notebooks, then write their pages and plots in place of the old ones."""
+    made = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder, story = Path(scratch).resolve() / "project", Path(scratch, "after the story")
-        folder.mkdir()
         copy_project(folder)
         for path, page in pages().items():
-            if story.exists():  # each chapter begins where the story ended, whatever other chapters did
+            if made:  # each chapter begins where the story ended, whatever other chapters did
                 shutil.rmtree(folder)
                 shutil.copytree(story, folder, symlinks=True)
             notebook = read_notebook(config.PROJECT_DIR / path)
             execute(notebook, (folder / path).parent, environments=True)
-            if not story.exists():
+            if not made:
                 shutil.copytree(folder, story, symlinks=True)
-            text, plots = make_page(notebook, folder)
-            target = out / page
-            (target.parent / "img").mkdir(parents=True, exist_ok=True)
-            for name, content in plots.items():
-                (target.parent / name).write_bytes(content)
-                made.add(target.parent / name)
-            target.write_text(text, encoding="utf-8", newline="\n")
-            print(f"wrote {page}, {len(plots)} plots", flush=True)
-    return made
+            made[config.PROJECT_DIR / page] = make_page(notebook, folder)
+    for old in [*config.PROJECT_DIR.glob("img/plot_*"), *config.PROJECT_DIR.glob("chapters/img/plot_*")]:
+        old.unlink()
+    for page, (text, plots) in made.items():
+        page.write_text(text, encoding="utf-8", newline="\n")
+        for name, content in plots.items():
+            (page.parent / name).write_bytes(content)
 
 
 def main(arguments=None):
@@ -264,7 +253,7 @@ def main(arguments=None):
         arguments: Its words; by default those of the process.
 
     Returns:
-        The exit code: 0, or 1 where `--check` found a page out of date.
+        The exit code: 0, or what `--check` found out of date, a text, with which the process ends with 1.
     """
     parser = argparse.ArgumentParser(prog="notebook_tools.readme", description="Make the pages from the notebooks.")
     parser.add_argument("--check", action="store_true", help="execute nothing, compare the pages with the notebooks")
@@ -272,15 +261,11 @@ def main(arguments=None):
     if options.check:
         found = []
         for path, page in pages().items():
-            file = config.PROJECT_DIR / page
+            notebook, file = read_notebook(config.PROJECT_DIR / path), config.PROJECT_DIR / page
             text = file.read_text(encoding="utf-8") if file.exists() else ""
-            notebook = read_notebook(config.PROJECT_DIR / path)
             found += [f"{page}: {line}. Run: make readme" for line in problems(notebook, text, file.parent)]
-        print("\n".join(found), end="\n" if found else "", file=sys.stderr)
-        return 1 if found else 0
-    made = make_all(config.PROJECT_DIR)
-    for old in {*config.PROJECT_DIR.glob("img/plot_*"), *config.PROJECT_DIR.glob("chapters/img/plot_*")} - made:
-        old.unlink()
+        return "\n".join(found) or 0
+    make_all()
     return 0
 
 

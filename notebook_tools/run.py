@@ -77,17 +77,6 @@ def execute(notebook, folder, environments=False):
     client.execute()
 
 
-def summary():
-    """Say what the project's experiment holds now.
-
-    Returns:
-        A line of text.
-    """
-    runs = mlflow.search_runs(experiment_names=[f"{config.NAME}_Classification"], output_format="list")
-    models = [f"{model.name} {dict(model.aliases)}" for model in mlflow.MlflowClient().search_registered_models()]
-    return f"{len(runs)} runs. Registered models, and which version is the champion: {', '.join(models)}"
-
-
 def run(source, environments=False):
     """Run a notebook in its folder and keep the result beside it, as `.ipynb`.
 
@@ -140,10 +129,12 @@ def main(arguments=None):
     parser.add_argument("notebooks", metavar="NOTEBOOK", nargs="*", help="default: modeling.py")
     options = parser.parse_args(arguments)
     for name in chapters() if options.chapters else options.notebooks or ["modeling.py"]:
-        code = run(config.PROJECT_DIR / name, options.environments)
-        if code:
+        if code := run(config.PROJECT_DIR / name, options.environments):
             return code
-    print(f"\n{summary()}\nThe outputs are in the .ipynb beside each notebook. To look at the runs: make ui")
+    runs = mlflow.search_runs(experiment_names=[f"{config.NAME}_Classification"], output_format="list")
+    models = [f"{model.name} {dict(model.aliases)}" for model in mlflow.MlflowClient().search_registered_models()]
+    print(f"\n{len(runs)} runs. Registered models, and which version is the champion: {', '.join(models)}")
+    print("The outputs are in the .ipynb beside each notebook. To look at the runs: make ui")
     return 0
 
 
