@@ -25,6 +25,7 @@ WIDTH = 100  # of a line of code or output, in characters
 
 # What differs from run to run and means nothing to a reader, and what stands in its place.
 VARYING = [
+    (r"(?m)^.*\d+%\|.*\|.*\n?", ""),  # progress bars
     (r"\x1b\[[0-9;]*m", ""),  # colours
     (r"(Registered model|Successfully registered|Created version) .*'.*\n", ""),  # our own lines say which version
     (r"\[[\d:]+\] Task \[xgboost\.dask-\d+\]:\S+ got rank \d+\n*", ""),  # workers, in any order
@@ -36,7 +37,6 @@ VARYING = [
     (r" of \S+: (?=.* training rows)", ": "),  # who ran it
     (r"\b\d+\.\d ms\b", "<n> ms"),
 ]
-PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*\n?", re.MULTILINE)
 VOLATILE = re.compile(r"<!-- volatile.*?<!-- /volatile -->", re.DOTALL)
 FENCE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
 FENCE_OR_GAP = re.compile(rf"{FENCE.pattern}|\n{{3,}}", FENCE.flags)
@@ -53,7 +53,7 @@ def sanitise(text, folder):
         The text without progress bars and colours, with `<id>`, `<time>` and `<port>` in place of their values and
         `/path/to/project` in place of the folder.
     """
-    text = PROGRESS_BAR.sub("", text).replace(str(folder), "/path/to/project")
+    text = text.replace(str(folder), "/path/to/project")
     for pattern, replacement in VARYING:
         text = re.sub(pattern, replacement, text)
     return text
@@ -204,8 +204,7 @@ def problems(notebook, text, folder):
     lost = [line for line in expected.splitlines() if line.strip() and line not in lines]
     found = [f"this line is not in it, or not in its place: {line}" for line in lost[:1]]
     shown = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
-    extra = set(shown.splitlines()) - set(expected.splitlines())
-    found += [f"no cell has this line: {line}" for line in sorted(extra)]
+    found += [f"no cell has this line: {line}" for line in {*shown.splitlines()} - {*expected.splitlines()}]
     prose = FENCE.sub("", text)
     # the address of a section, as code hosts make it
     headings = [re.sub(r"[^\w -]", "", heading.lower()) for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)]
