@@ -125,32 +125,23 @@ def search(uri, patch, trials):
         trials: How many trials the search makes.
 
     Returns:
-        The seconds from the beginning of the search's run to its end, and a list of what the trials found.
+        The seconds from the beginning of the first trial to the end of the last one, and a list of what they found.
     """
     mlflow.set_tracking_uri(uri)
-    words, seconds = ["hyperparameters_tuning", "--n-trials", str(trials)], []
+    words = ["hyperparameters_tuning", "--n-trials", str(trials)]
     with patch, mock.patch.object(sys, "argv", words), contextlib.redirect_stderr(io.StringIO()):
-        start_run = mlflow.start_run
-
-        @contextlib.contextmanager
-        def timed_run(**options):
-            start = time.perf_counter()
-            with start_run(**options) as active:
-                yield active
-            seconds.append(time.perf_counter() - start)  # the last one is the run around the others
-
-        with mock.patch.object(mlflow, "start_run", timed_run):
-            study = runpy.run_module("steps.hyperparameters_tuning", run_name="__main__")["study"]
-    return seconds[-1], [(trial.params, trial.value, trial.user_attrs) for trial in study.trials]
+        trials = runpy.run_module("steps.hyperparameters_tuning", run_name="__main__")["study"].trials
+    seconds = (trials[-1].datetime_complete - trials[0].datetime_start).total_seconds()
+    return seconds, [(trial.params, trial.value, trial.user_attrs) for trial in trials]
 
 
 @mock.patch.dict(os.environ)  # MLflow notes there where the runs went
 def measure_tracking(effort):
     """What tracking costs.
 
-    The step `hyperparameters_tuning`, {trials} seeded trials in one process, from the beginning of the search's run to
-    its end: without MLflow (its functions that log do nothing), as it is, on SQLite and through a local server, and
-    with `log_metric` for each round besides. All find the same trials. The ratio is to the search without MLflow.
+    The step `hyperparameters_tuning`, {trials} seeded trials in one process, from the beginning of the first one to the
+    end of the last: without MLflow (its functions that log do nothing), as it is, on SQLite and through a local server,
+    and with `log_metric` for each round besides. All find the same trials. The ratio is to the search without MLflow.
     """
     here, uri = mlflow.get_tracking_uri(), f"http://127.0.0.1:{servers.free_port()}"
     logging = ["start_run", "MlflowClient", *(name for name in dir(mlflow) if name.startswith(("log_", "set_tag")))]

@@ -2,9 +2,9 @@
 
 usage: python -m benchmarks.store_time STEP [OPTION ...]
 
-The store is what holds runs, models and files: a database and a folder. Counted is the time during which one call to
-them or more goes on, in whatever thread but that of the system metrics, which works while the step does something else.
-What MLflow does outside of the store is not counted, nor are the processes that a step starts.
+The store is what holds runs, models and files: a database and a folder. Counted is the time that the main thread spends
+in calls to them; other threads, such as that of the system metrics, work while the step does something else. What
+MLflow does outside of the store is not counted, nor are the processes that a step starts.
 """
 
 import functools
@@ -21,29 +21,22 @@ from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Regi
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as Tracking
 
 STORES = [Tracking, Registry, LocalArtifactRepository, ModelsArtifactRepository, RunsArtifactRepository]
-lock, calls, seconds, last = threading.Lock(), 0, 0.0, 0.0
-
-
-def count(change):
-    """Note that a call begins, 1, or ends, -1."""
-    global calls, seconds, last
-    with lock:
-        now = time.perf_counter()
-        seconds += (now - last) * (calls > 0)
-        calls, last = calls + change, now
+inside, seconds = False, 0.0
 
 
 def timed(method):
-    """Return a method that does the same, and is counted."""
+    """Return a method that does the same, and whose time is counted, once where it calls others that are."""
 
     @functools.wraps(method)
     def call(*args, **options):
-        counts = threading.current_thread().name != "SystemMetricsMonitor"
-        count(+counts)
+        global inside, seconds
+        if inside or threading.current_thread() is not threading.main_thread():
+            return method(*args, **options)
+        inside, start = True, time.perf_counter()
         try:
             return method(*args, **options)
         finally:
-            count(-counts)
+            inside, seconds = False, seconds + time.perf_counter() - start
 
     return call
 

@@ -5,12 +5,14 @@ usage: python -m notebook_tools.extract [--check] [--notebook PATH] [--out DIR] 
 What to make stands in pyproject.toml, in the current folder or in the nearest one above it that has this table:
 
     [tool.notebook-extract]
-    notebooks = ["modeling.py", "chapters/*.py"]
+    notebooks = ["modeling.py", "chapters/**/*.ipynb"]
     out = "steps"                               # a folder for the scripts alone
     scripts = ["model_training", "pipeline"]    # the tags of their cells
 
 Arguments replace what stands there; then nothing is said about other files in the folder. A cell may name its script in
 its first line instead of a tag, as `# model_training`. `# hide CODE` in a cell becomes `CODE` in the script.
+
+This module imports nothing of the project: it is a package, and a pre-commit hook, of its own.
 """
 
 import argparse
@@ -28,20 +30,14 @@ import tokenize
 import tomllib
 import warnings
 from pathlib import Path
-from unittest import mock
 
 import jupytext
-import jupytext.cell_reader
-from jupytext.magics import is_magic
-from jupytext.stringparser import StringParser
-from nbformat.validator import ValidationError, iter_validate
 
 HIDE = "# hide "
 PACKAGE = '"""Made from the notebooks by notebook_tools/extract.py: do not edit, change the notebooks."""\n'
-# What jupytext takes for the end of a line, and Python does not.
-OTHER_LINE_ENDS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-# Of these alone are remarks that happen to be Python, such as `# hide legend` or `# hide ticks, legend and grid`.
-WORDS = (ast.Name, ast.Attribute, ast.Tuple, ast.BoolOp, ast.boolop, ast.Compare, ast.cmpop, ast.expr_context)
+# What Jupytext reads in another way than it is meant: a header without a space, a Databricks notebook, and characters
+# that it takes for the end of a line.
+ODD_LINE = re.compile(r"(?m)^# ?(%%tags\W|Databricks notebook source).*|.*[\v\f\x1c-\x1e\x85\u2028\u2029].*")
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
@@ -53,82 +49,40 @@ def read_notebook(path, magics=False):
     """Read a notebook.
 
     Args:
-        path: A `.ipynb` file, or a `.py` file in any format of jupytext.
+        path: A `.ipynb` file, or a `.py` file in the percent format.
         magics: Of a `.py` file, take comments such as `# !ls`, `# %time` and `# rm -r mlruns` for commands, as Jupytext
-            does unless the file's header says `comment_magics: false`. By default they stay comments.
+            does by default. Otherwise they stay comments.
 
     Returns:
         The `nbformat.NotebookNode`, of format 4.
 
     Raises:
-        ExtractError: The file is missing, is no notebook, or is one of another language than Python.
+        ExtractError: The file is missing, is no notebook, or is one of another format or language.
     """
     path = Path(path)
-    if path.suffix not in {".py", ".ipynb"}:
-        raise ExtractError(f"{path}: is neither a .py nor an .ipynb file")
     try:
         # utf-8-sig: some editors begin a file with a byte-order mark
         text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ExtractError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ExtractError(f"{path}: line {line} is not UTF-8: save the file in that encoding") from None
-    fmt = {"extension": path.suffix}
-    if path.suffix == ".py":
-        if not magics:
-            fmt["comment_magics"] = False
-        for number, line in enumerate(text.split("\n"), start=1):
-            if re.match(r"# ?%%tags\W", line):  # no header for Jupytext: the code would go to the cell before
-                raise ExtractError(f"{path}: line {number}: `{line.strip()[:100]}` needs a space after %%")
-            for character in set(OTHER_LINE_ENDS) & set(line):
-                raise ExtractError(
-                    f"{path}: line {number} has {character!r} in it: write it as an escape, or remove it"
-                )
-    try:
-        with (
-            warnings.catch_warnings(),  # of cells without an id, and of formats from long ago
-            mock.patch.object(jupytext.cell_reader, "text_to_metadata", _text_to_metadata),
-        ):
-            warnings.simplefilter("ignore")
-            notebook = jupytext.reads(text, fmt=fmt, as_version=4)
-            errors = list(iter_validate(_what_scripts_take(notebook)))
-    except ValidationError as error:
-        raise ExtractError(f"{path}: is not a notebook: {_reason(error)}") from None
-    except Exception as error:  # whatever jupytext and nbformat raise on a file that is not a notebook
-        raise ExtractError(f"{path}: is not a notebook: {' '.join(str(error).split())[:200]}") from None
-    for error in errors:
-        if error.validator != "required":
-            raise ExtractError(f"{path}: is not a notebook: {_reason(error)}")
-    metadata = notebook.metadata
-    language = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
-    if language and str(language).lower() not in {"python", "ipython"}:
+        with warnings.catch_warnings(action="ignore"):  # of cells without an id, and of formats from long ago
+            notebook = jupytext.reads(text, {"extension": path.suffix, "comment_magics": magics}, as_version=4)
+        metadata = notebook.metadata
+        language = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name")
+        for number, cell in enumerate(notebook.cells, start=1):
+            if not isinstance(cell.source, str) or not isinstance(cell.metadata.get("tags", []), list):
+                raise TypeError(f"cell {number}: its source is no text, or its tags are no list")
+    except Exception as error:  # whatever Jupytext raises on a file that is not a notebook
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise ExtractError(f"{path}: cannot be read as a notebook: {reason}") from None
+    if str(language or "python").lower() not in {"python", "ipython"}:
         raise ExtractError(f"{path}: is a notebook in {language!r}, not in Python")
+    if path.suffix != ".ipynb":
+        if odd := ODD_LINE.search(text):
+            line = text.count("\n", 0, odd.start()) + 1
+            raise ExtractError(f"{path}: line {line}: Jupytext would misread this: {odd[0].strip()[:100]!r}")
+        form = metadata["jupytext"]["text_representation"]["format_name"]
+        if form not in {"percent", "hydrogen"}:
+            raise ExtractError(f"{path}: is in the format {form!r}: begin each cell with `# %%`, or save it as .ipynb")
     return notebook
-
-
-def _what_scripts_take(notebook):
-    """The notebook without outputs, IDs and unknown fields: of each cell validation names one fault, maybe in those."""
-    cells = []
-    for cell in notebook.cells:
-        more = {"outputs": [], "execution_count": None} if cell.cell_type == "code" else {}
-        cells.append({"cell_type": cell.cell_type, "source": cell.get("source", ""), "metadata": cell.metadata, **more})
-    return {"cells": cells, "metadata": notebook.metadata, "nbformat": 4, "nbformat_minor": 4}
-
-
-def _text_to_metadata(text, allow_title=False, original=jupytext.cell_reader.text_to_metadata):
-    """Read a cell's header as Jupytext does, but take `step {1}` for a title: Jupytext stumbles over such sets."""
-    title, metadata = original(text, allow_title)
-    readable = isinstance(metadata, dict) and all(isinstance(key, str) for key in metadata)
-    return (title, metadata) if readable else (text.strip(), {})
-
-
-def _reason(error):
-    """Say in one line which place of a notebook is wrong, and why."""
-    place = list(error.absolute_path)
-    if place[:1] == ["cells"] and len(place) > 1:
-        place[:2] = [f"cell {place[1] + 1}"]
-    return f"{', '.join(map(str, place))}: {' '.join(error.message.split())[:100]}"
 
 
 def check_pair(path):
@@ -148,38 +102,12 @@ def check_pair(path):
         return
 
     def cells(notebook):
-        return [(c.cell_type, c.get("source", "").strip(), c.metadata.get("tags", [])) for c in notebook.cells]
+        return [(cell.cell_type, cell.source.strip(), cell.metadata.get("tags", [])) for cell in notebook.cells]
 
     # Jupytext reads the commands in a .py file, and we do not: the pair may have been written by either.
     if cells(read_notebook(pair)) not in [cells(read_notebook(path, magics)) for magics in (False, True)]:
         sync = f"jupytext --sync {shlex.quote(str(pair))}"
         raise ExtractError(f"{pair}: has changes that {path.name} lacks: bring them over with `{sync}`, or remove it")
-
-
-def _cells_by_script(notebook, path, scripts):
-    """Collect for each of the scripts its code cells: pairs of the cell's number, from 1, and its source."""
-    cells = {}
-    for number, cell in enumerate(notebook.cells, start=1):
-        if cell.cell_type != "code":
-            continue
-        names = [tag for tag in cell.metadata.get("tags", []) if tag in scripts]
-        lines = cell.get("source", "").replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        first = next((index for index, line in enumerate(lines) if line.strip()), 0)
-        marker = lines[first].removeprefix("# ").rstrip()
-        if lines[first].startswith("# ") and marker in scripts:
-            if names not in ([], [marker]):
-                raise ExtractError(
-                    f"{path}: cell {number}, line {first + 1}: says `{marker}`, but is tagged {', '.join(names)}"
-                )
-            names, lines[first] = [marker], ""  # an empty line keeps the line numbers
-        # A header that Jupytext could not read, or read as a title: harmless, unless a script would lose the cell.
-        header = " ".join(f"{key}={value}" for key, value in cell.metadata.items() if key != "tags")
-        for name in scripts:
-            if name not in names and re.search(rf"\btags?\W*[=:\[].*\b{name}\b", header, re.IGNORECASE):
-                raise ExtractError(f'{path}: cell {number}: its header is not like tags=["{name}"]: `{header[:100]}`')
-        for name in names:
-            cells.setdefault(name, []).append((number, "\n".join(lines)))
-    return cells
 
 
 def unhide(source):
@@ -202,38 +130,43 @@ def unhide(source):
     return "\n".join(lines)
 
 
+def _tagged_cells(notebook, path, scripts):
+    """Yield the code cells of the scripts: the script's name, the cell's number, from 1, and its source."""
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type != "code":
+            continue
+        source = cell.source.replace("\r\n", "\n").replace("\r", "\n")
+        names = list(cell.metadata.get("tags", []))
+        first = re.match(r"\s*^# (\w+)[ \t]*$", source, re.MULTILINE)
+        if first and first[1] in scripts:
+            names.append(first[1])
+            source = "\n" * first[0].count("\n") + source[first.end() :]  # keeps the line numbers
+        # A header that Jupytext did not read as tags: harmless, unless a script would lose the cell.
+        header = " ".join(f"{key}={value}" for key, value in cell.metadata.items() if key != "tags")
+        for name in scripts:
+            if name in names:
+                yield name, number, source
+            elif re.search(rf"\btags?\W*[=:\[].*\b{name}\b", header, re.IGNORECASE):
+                raise ExtractError(f'{path}: cell {number}: its header is not like tags=["{name}"]: `{header[:100]}`')
+
+
 def _checked_source(source, place):
     """Un-hide the source of one cell, make sure that it is Python, and return it with its statements."""
-    lines, code, unhidden = source.split("\n"), source, set()
+    code = source
     try:
         with contextlib.suppress(tokenize.TokenError):  # the compiler knows better where the mistake is
             code = unhide(source)
-        pairs = zip(lines, code.split("\n"), strict=True)
-        unhidden = {number for number, (before, after) in enumerate(pairs, start=1) if before != after}
-        compile(code, place, "exec", dont_inherit=True)
         tree = ast.parse(code)
-        for node in ast.walk(tree):
-            idle = isinstance(node, ast.Expr) and all(isinstance(part, WORDS) for part in ast.walk(node.value))
-            if idle and node.lineno in unhidden:
-                raise SyntaxError("it does nothing", (place, node.lineno, None, None))
+        compile(tree, place, "exec", dont_inherit=True)
         return code, tree.body
-    except SyntaxError as error:
-        line, reason = error.lineno or 1, error.msg
-    except (MemoryError, RecursionError):
-        line, reason = 1, "nested too deeply"
-    except ValueError as error:  # a null byte
-        line, reason = 1, str(error)
-    quotes = StringParser("python")
-    for number, text in enumerate(lines[:line], start=1):
-        command = text.lstrip().startswith("!") or is_magic(text, "python", explicitly_code=True)
-        if command and not text.lstrip().startswith("#") and not quotes.is_quoted():
-            raise ExtractError(
-                f"{place}, line {number}: `{text.strip()[:100]}` works in a notebook only, not in a script"
-            )
-        quotes.read_line(text)
-    if line in unhidden:
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:  # ValueError: a null byte
+        line = getattr(error, "lineno", None) or 1
+        reason = getattr(error, "msg", str(error) or "nested too deeply")
+    text, unhidden = ["".join(part.split("\n")[line - 1 : line]).strip()[:100] for part in (source, code)]
+    if text != unhidden:
         reason = f"un-hidden, this is not code ({reason})"
-    text = lines[min(line, len(lines)) - 1].strip()[:100].encode(errors="backslashreplace").decode()
+    elif text.startswith(("!", "%", "?")) or text.endswith("?") or "= !" in text:
+        reason = "works in a notebook only, not in a script"
     raise ExtractError(f"{place}, line {line}: {reason}: `{text}`")
 
 
@@ -248,12 +181,7 @@ def _script(name, cells, path, label):
             text += "\n\n" if after_definition or isinstance(statements[0], DEFINITIONS) else "\n"
             text += code.strip("\n") + "\n"
             after_definition = isinstance(statements[-1], DEFINITIONS)
-    if text.count("\n") == 1:
-        raise ExtractError(f"{path}: the cells tagged {name} are empty")
-    try:
-        compile(text, name, "exec", dont_inherit=True)
-    except SyntaxError as error:
-        raise ExtractError(f"{path}: the cells tagged {name} do not go together: {error.msg}") from None
+    _checked_source(text, f"{path}: the cells tagged {name} together")
     return text
 
 
@@ -278,14 +206,14 @@ def write_whole(path, text):
         raise
 
 
-def extract(notebooks, out, scripts, root=None, check=False, whole=True):
+def extract(notebooks, out, scripts, root=".", check=False, whole=True):
     """Make scripts from notebooks, or compare those on disk with them.
 
     Args:
         notebooks: Paths of the notebooks.
         out: Path of the folder of the scripts. It gets an `__init__.py` as well.
         scripts: Names of the scripts, which are the tags of their cells. Each comes from one of the notebooks.
-        root: Folder from which the first line of a script names its notebook; without it, by the file's name alone.
+        root: Folder from which the first line of a script names its notebook.
         check: Write nothing and return the differences instead.
         whole: The folder is for these scripts: another `.py` file in it is an error, or with `check` a difference.
 
@@ -297,47 +225,42 @@ def extract(notebooks, out, scripts, root=None, check=False, whole=True):
         ExtractError: Nothing was written, because something is wrong with a notebook, the folder or the call.
     """
     out = Path(out)
-    for name in scripts:
-        if not name.isidentifier() or name == "__init__":
-            raise ExtractError(f"{name!r} cannot be the name of a script: take letters, digits and _")
+    if odd := [name for name in scripts if not str(name).isidentifier() or name == "__init__"]:
+        raise ExtractError(f"{odd[0]!r} cannot be the name of a script: take letters, digits and _")
     texts, found = {out / "__init__.py": PACKAGE}, {}
     for path in map(Path, notebooks):
         if path.resolve().parent == out.resolve():
             raise ExtractError(f"{path}: lies in the folder of the scripts: give them a folder of their own")
         notebook = read_notebook(path)
         check_pair(path)
-        label = Path(os.path.relpath(path, root or path.parent)).as_posix()
-        label = path.name if label.startswith("../") else label
-        for name, cells in _cells_by_script(notebook, path, scripts).items():
-            if name in found:
+        cells = {}
+        for name, *cell in _tagged_cells(notebook, path, scripts):
+            cells.setdefault(name, []).append(cell)
+            if found.setdefault(name, path) != path:
                 raise ExtractError(f"{name} has cells in {found[name]} and in {path}: move them into one of the two")
-            found[name] = path
-            texts[out / f"{name}.py"] = _script(name, cells, path, label)
-    for name in scripts:
-        if name not in found:
-            raise ExtractError(f"{', '.join(map(str, notebooks))}: no cell is tagged {name}")
+        label = Path(os.path.relpath(path, root)).as_posix()
+        texts |= {out / f"{name}.py": _script(name, cells[name], path, label) for name in cells}
+    if missing := [name for name in scripts if name not in found]:
+        raise ExtractError(f"{', '.join(map(str, notebooks))}: no cell is tagged {missing[0]}")
 
     changes = {}
-    for path, text in texts.items():
-        try:
+    try:
+        for path, text in texts.items():
             old = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        except OSError as error:
-            raise ExtractError(f"{path}: cannot be read: {error.strerror}") from None
-        if text != old:
-            lines = [content.splitlines(keepends=True) for content in (old, text)]
-            changes[path] = "".join(difflib.unified_diff(*lines, str(path), "made from the notebooks"))
-    for path in sorted(out.glob("*.py")):
-        if whole and path not in texts:
-            changes[path] = f"{path}: no notebook makes this file: remove it\n"
-            if not check:
-                raise ExtractError(changes[path].strip())
-    if not check:
-        try:
+            if text != old:
+                lines = [content.splitlines(keepends=True) for content in (old, text)]
+                changes[path] = "".join(difflib.unified_diff(*lines, str(path), "made from the notebooks"))
+        for path in sorted(out.glob("*.py")):
+            if whole and path not in texts:
+                changes[path] = f"{path}: no notebook makes this file: remove it\n"
+                if not check:
+                    raise ExtractError(changes[path].strip())
+        if not check:
             out.mkdir(parents=True, exist_ok=True)
             for path in changes:
                 write_whole(path, texts[path])
-        except OSError as error:
-            raise ExtractError(f"{out}: cannot be written: {error.strerror}") from None
+    except OSError as error:
+        raise ExtractError(f"{path}: cannot be read or written: {error.strerror}") from None
     return changes
 
 
@@ -356,27 +279,19 @@ def find_settings(folder):
     """
     for root in [folder.absolute(), *folder.absolute().parents]:
         path = root / "pyproject.toml"
-        if not path.is_file():
-            continue
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("notebook-extract")
+            table = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         except (OSError, ValueError) as error:
             raise ExtractError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        table = table.get("tool", {}).get("notebook-extract")
         if table is None:
             continue
-        table = table if isinstance(table, dict) else {}
-        for key in ["notebooks", "scripts"]:
-            if not isinstance(table.get(key), list) or not all(isinstance(value, str) for value in table[key]):
-                raise ExtractError(f'{path}: [tool.notebook-extract] needs a list of names: {key} = ["…"]')
-        if not isinstance(table.get("out"), str):
-            raise ExtractError(f'{path}: [tool.notebook-extract] needs the folder of the scripts: out = "…"')
+        kinds = {"notebooks": list, "out": str, "scripts": list}
+        if not isinstance(table, dict) or any(not isinstance(table.get(key), kind) for key, kind in kinds.items()):
+            raise ExtractError(f'{path}: [tool.notebook-extract] needs notebooks = ["…"], out = "…", scripts = ["…"]')
         root = Path(os.path.relpath(root))  # shorter messages
-        notebooks = []
-        for pattern in table["notebooks"]:
-            names = sorted(glob.glob(pattern, root_dir=root))
-            if not names:
-                raise ExtractError(f"{path}: [tool.notebook-extract] names {pattern}: there is no such notebook")
-            notebooks += [root / name for name in names]
+        names = [name for part in table["notebooks"] for name in sorted(glob.glob(part, root_dir=root, recursive=True))]
+        notebooks = [root / name for name in dict.fromkeys(names)]
         return {"notebooks": notebooks, "out": root / table["out"], "scripts": table["scripts"], "root": root}
     return {}
 
@@ -398,18 +313,13 @@ def main(arguments=None):
     )
     parser.add_argument("scripts", metavar="SCRIPT", nargs="*", help="default: all that pyproject.toml names")
     options = parser.parse_args(arguments)
-    given = {
-        "notebooks": options.notebook,
-        "out": options.out,
-        "scripts": [name.removesuffix(".py") for name in options.scripts],
-    }
+    scripts = [name.removesuffix(".py") for name in options.scripts]
+    given = {"notebooks": options.notebook, "out": options.out, "scripts": scripts}
     try:
         settings = find_settings(Path.cwd()) | {key: value for key, value in given.items() if value}
-        for key in given:
-            if not settings.get(key):
-                raise ExtractError(f"no {key} given, neither here nor in [tool.notebook-extract] of a pyproject.toml")
-        whole = not (options.notebook or options.scripts)
-        changes = extract(**settings, check=options.check, whole=whole)
+        if missing := [key for key in given if not settings.get(key)]:
+            raise ExtractError(f"no {missing[0]} here or in [tool.notebook-extract] of a pyproject.toml")
+        changes = extract(**settings, check=options.check, whole=not (options.notebook or options.scripts))
     except ExtractError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

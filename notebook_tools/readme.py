@@ -1,10 +1,9 @@
 """Makes README.md, the pages of the chapters and their plots, from the notebooks, executed in an empty folder.
 
-usage: python -m notebook_tools.readme [--check | --diff]
+usage: python -m notebook_tools.readme [--check]
 """
 
 import argparse
-import difflib
 import re
 import shutil
 import sys
@@ -26,6 +25,7 @@ WIDTH = 100  # of a line of code or output, in characters
 
 # What differs from run to run and means nothing to a reader, and what stands in its place.
 VARYING = [
+    (r"(?m)^.*\d+%\|.*\|.*\n?", ""),  # progress bars
     (r"\x1b\[[0-9;]*m", ""),  # colours
     (r"(Registered model|Successfully registered|Created version) .*'.*\n", ""),  # our own lines say which version
     (r"\[[\d:]+\] Task \[xgboost\.dask-\d+\]:\S+ got rank \d+\n*", ""),  # workers, in any order
@@ -37,9 +37,9 @@ VARYING = [
     (r" of \S+: (?=.* training rows)", ": "),  # who ran it
     (r"\b\d+\.\d ms\b", "<n> ms"),
 ]
-PROGRESS_BAR = re.compile(r"^.*\d+%\|.*\|.*\n?", re.MULTILINE)
 VOLATILE = re.compile(r"<!-- volatile.*?<!-- /volatile -->", re.DOTALL)
 FENCE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
+FENCE_OR_GAP = re.compile(rf"{FENCE.pattern}|\n{{3,}}", FENCE.flags)
 
 
 def sanitise(text, folder):
@@ -53,7 +53,7 @@ def sanitise(text, folder):
         The text without progress bars and colours, with `<id>`, `<time>` and `<port>` in place of their values and
         `/path/to/project` in place of the folder.
     """
-    text = PROGRESS_BAR.sub("", text).replace(str(folder), "/path/to/project")
+    text = text.replace(str(folder), "/path/to/project")
     for pattern, replacement in VARYING:
         text = re.sub(pattern, replacement, text)
     return text
@@ -68,21 +68,14 @@ def markdown_table(table):
     Returns:
         The table in Markdown.
     """
-    grid, spanning = [], {}
     rows = table.find_all("tr")
+    grid = [[] for _ in rows]
     for number, row in enumerate(rows):
-        cells, column = [], 0
         for cell in row.find_all(["th", "td"]):
-            while (number, column) in spanning:
-                cells.append(spanning[number, column])
-                column += 1
             text = " ".join(cell.get_text().split()).replace("|", "\\|")
-            for _ in range(int(cell.get("colspan", 1))):
-                for below in range(1, int(cell.get("rowspan", 1))):
-                    spanning[number + below, column] = text
-                cells.append(text)
-                column += 1
-        grid.append(cells)
+            # what spans rows stands at their beginning: the index
+            for line in grid[number : number + int(cell.get("rowspan", 1))]:
+                line += [text] * int(cell.get("colspan", 1))
     levels = len(table.thead.find_all("tr")) if table.thead else 1
     head = [" ".join(dict.fromkeys(filter(None, parts))) for parts in zip(*grid[:levels], strict=True)]
     lines = [head, ["---"] * len(head), *grid[levels:]]
@@ -91,10 +84,8 @@ def markdown_table(table):
 
 def wrapped(text):
     """Break the lines of an output that are too wide for the page."""
-    lines = [
-        textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False) or [""] for line in text.split("\n")
-    ]
-    return "\n".join(part for parts in lines for part in parts)
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent="  ", break_on_hyphens=False).fill
+    return "\n".join(map(wrap, text.split("\n")))
 
 
 def without_hidden(source):
@@ -134,8 +125,7 @@ class Page(Preprocessor):
             before = cells[-1] if cells and cells[-1].cell_type == cell.cell_type == "code" else None
             if before and not before.outputs and before.metadata.get("script") == cell.metadata.script:
                 cell.source = f"{before.source}\n\n{cell.source}"
-                tags = [*before.metadata.get("tags", []), *cell.metadata.get("tags", [])]
-                cell.metadata.tags = list(dict.fromkeys(tags))
+                cell.metadata.tags = list({*before.metadata.get("tags", []), *cell.metadata.get("tags", [])})
                 cell.metadata.begins = before.metadata.begins
                 cells.pop()
             cells.append(cell)
@@ -194,52 +184,35 @@ def make_page(notebook, folder):
     )
     text, _ = exporter.from_notebook_node(notebook)
     # no more than one empty line in a row, except in code
-    pieces = FENCE.split(text + "\n")
-    fences = [found[0] for found in FENCE.finditer(text + "\n")]
-    prose = [re.sub(r"\n{3,}", "\n\n", piece) for piece in pieces[::2]]
-    text = "".join(part for pair in zip(prose, [*fences, ""], strict=True) for part in pair)
+    text = FENCE_OR_GAP.sub(lambda found: found[0] if found[1] else "\n\n", text + "\n")
     return text.strip() + "\n", page.plots
-
-
-def anchor(heading):
-    """Make the address of a section within the page, as code hosts do, without `#`."""
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def problems(notebook, text, folder):
     """Compare a page with the notebook, without executing anything.
 
     Args:
-        notebook: The `nbformat.NotebookNode`.
+        notebook: The `nbformat.NotebookNode`, without outputs; it is changed.
         text: The page.
         folder: The `pathlib.Path` that links on the page are relative to.
 
     Returns:
         A list of lines that each say what is wrong.
     """
-    found, position = [], 0
-    for number, cell in enumerate(notebook.cells, start=1):
-        if "remove-input" in cell.metadata.get("tags", []):
-            continue
-        block = without_hidden(cell.source) if cell.cell_type == "code" else cell.source
-        place = text.find(block.strip("\n"), position)
-        if place < 0:
-            first = cell.source.split("\n")[0]
-            found.append(f"cell {number} is not in it, or not in its place: {first}")
-        else:
-            position = place + len(block)
-    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    expected, _ = make_page(notebook, folder)
+    lines = iter(text.splitlines())  # the search for each line goes on where that for the last one ended
+    lost = [line for line in expected.splitlines() if line.strip() and line not in lines]
+    found = [f"this line is not in it, or not in its place: {line}" for line in lost[:1]]
     shown = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
-    extra = set(shown.split("\n")) - set(code.split("\n"))
-    found += [f"no cell has this line: {line}" for line in sorted(extra)]
+    found += [f"no cell has this line: {line}" for line in {*shown.splitlines()} - {*expected.splitlines()}]
     prose = FENCE.sub("", text)
-    anchors = {f"#{anchor(heading)}" for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
-    diagrams = re.findall(r'click \w+ "(#[^"]+)"', text)
-    for target in [*re.findall(r"\]\(([^)]+)\)", prose), *diagrams]:
-        if target.startswith("#"):
-            if target not in anchors:
-                found.append(f"there is no section {target}")
-        elif not target.startswith("http") and not (folder / target).exists():
+    # the address of a section, as code hosts make it
+    headings = [re.sub(r"[^\w -]", "", heading.lower()) for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)]
+    anchors = {f"#{heading.replace(' ', '-')}" for heading in headings}
+    for target in re.findall(r"\]\(([^)]+)\)", prose) + re.findall(r'click \w+ "(#[^"]+)"', text):
+        if target.startswith("#") and target not in anchors:
+            found.append(f"there is no section {target}")
+        if not target.startswith(("#", "http")) and not (folder / target).exists():
             found.append(f"there is no file {target}")
     return found
 
@@ -249,37 +222,27 @@ def pages():
     return {"modeling.py": "README.md"} | {path: path.replace(".py", ".md") for path in chapters()}
 
 
-def make_all(out):
-    """Execute all notebooks and write their pages and plots.
-
-    Args:
-        out: The `pathlib.Path` of the folder that they go to.
-
-    Returns:
-        A set of the plots' paths.
-    """
-    made = set()
+def make_all():
+    """Execute all notebooks, then write their pages and plots in place of the old ones."""
+    made = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder, story = Path(scratch).resolve() / "project", Path(scratch, "after the story")
-        folder.mkdir()
         copy_project(folder)
         for path, page in pages().items():
-            if story.exists():  # each chapter begins where the story ended, whatever other chapters did
+            if made:  # each chapter begins where the story ended, whatever other chapters did
                 shutil.rmtree(folder)
                 shutil.copytree(story, folder, symlinks=True)
             notebook = read_notebook(config.PROJECT_DIR / path)
             execute(notebook, (folder / path).parent, environments=True)
-            if not story.exists():
+            if not made:
                 shutil.copytree(folder, story, symlinks=True)
-            text, plots = make_page(notebook, folder)
-            target = out / page
-            (target.parent / "img").mkdir(parents=True, exist_ok=True)
-            for name, content in plots.items():
-                (target.parent / name).write_bytes(content)
-                made.add(target.parent / name)
-            target.write_text(text, encoding="utf-8", newline="\n")
-            print(f"wrote {page}, {len(plots)} plots", flush=True)
-    return made
+            made[config.PROJECT_DIR / page] = make_page(notebook, folder)
+    for old in [*config.PROJECT_DIR.glob("img/plot_*"), *config.PROJECT_DIR.glob("chapters/img/plot_*")]:
+        old.unlink()
+    for page, (text, plots) in made.items():
+        page.write_text(text, encoding="utf-8", newline="\n")
+        for name, content in plots.items():
+            (page.parent / name).write_bytes(content)
 
 
 def main(arguments=None):
@@ -289,39 +252,20 @@ def main(arguments=None):
         arguments: Its words; by default those of the process.
 
     Returns:
-        The exit code: 0, or 1 where `--check` or `--diff` found a page out of date.
+        The exit code: 0, or what `--check` found out of date, a text, with which the process ends with 1.
     """
     parser = argparse.ArgumentParser(prog="notebook_tools.readme", description="Make the pages from the notebooks.")
     parser.add_argument("--check", action="store_true", help="execute nothing, compare the pages with the notebooks")
-    parser.add_argument("--diff", action="store_true", help="write nothing, show what changes but for volatile outputs")
     options = parser.parse_args(arguments)
     if options.check:
         found = []
         for path, page in pages().items():
-            file = config.PROJECT_DIR / page
+            notebook, file = read_notebook(config.PROJECT_DIR / path), config.PROJECT_DIR / page
             text = file.read_text(encoding="utf-8") if file.exists() else ""
-            notebook = read_notebook(config.PROJECT_DIR / path)
-            found += [f"{page}: {line}" for line in problems(notebook, text, file.parent)]
-        for line in found:
-            print(f"{line}. Run: make readme".encode("ascii", "backslashreplace").decode(), file=sys.stderr)
-        return 1 if found else 0
-    if not options.diff:
-        made = make_all(config.PROJECT_DIR)
-        for old in {*config.PROJECT_DIR.glob("img/plot_*"), *config.PROJECT_DIR.glob("chapters/img/plot_*")} - made:
-            old.unlink()
-        return 0
-    with tempfile.TemporaryDirectory() as out:
-        make_all(Path(out))
-        changed = False
-        for page in pages().values():
-            old, new = [
-                VOLATILE.sub("", (folder / page).read_text(encoding="utf-8")).splitlines(keepends=True)
-                for folder in [config.PROJECT_DIR, Path(out)]
-            ]
-            diff = list(difflib.unified_diff(old, new, page, f"{page} of this run"))
-            print("".join(diff), end="")
-            changed = changed or bool(diff)
-    return 1 if changed else 0
+            found += [f"{page}: {line}. Run: make readme" for line in problems(notebook, text, file.parent)]
+        return "\n".join(found) or 0
+    make_all()
+    return 0
 
 
 if __name__ == "__main__":

@@ -59,14 +59,12 @@ def execute(notebook, folder, environments=False):
     start = time.monotonic()
 
     def show_section(cell, cell_index):
-        if cell.cell_type == "markdown":
-            headings = [line.lstrip("# ") for line in cell.source.splitlines() if line.startswith(("# ", "## "))]
-            for heading in headings:
-                print(f"{time.monotonic() - start:5.0f} s  {heading}", flush=True)
+        for line in cell.source.splitlines() if cell.cell_type == "markdown" else []:
+            if line.startswith(("# ", "## ")):
+                print(f"{time.monotonic() - start:5.0f} s  {line.lstrip('# ')}", flush=True)
 
     client = NotebookClient(
         notebook,
-        timeout=None,
         resources={"metadata": {"path": folder}},
         on_cell_start=show_section,
         skip_cells_with_tag="" if environments else "environments",
@@ -77,27 +75,6 @@ def execute(notebook, folder, environments=False):
     client.start_new_kernel()
     client.start_new_kernel_client()
     client.execute()
-
-
-def summary():
-    """Say what the project's experiment holds now.
-
-    Returns:
-        A text of a few lines.
-    """
-    client = mlflow.MlflowClient()
-    experiment = f"{config.NAME}_Classification"
-    runs = mlflow.search_runs(experiment_names=[experiment], output_format="list")
-    steps = [run for run in runs if "step" in run.data.tags]
-    lines = [f"{len(runs)} runs in the experiment {experiment}, {len(steps)} of them steps."]
-    for model in client.search_registered_models():
-        versions = client.search_model_versions(f"name = '{model.name}'")
-        champion = model.aliases.get(config.CHAMPION)
-        lines.append(
-            f"Registered: {model.name}, {len(versions)} version(s)"
-            + (f", version {champion} is the champion." if champion else ".")
-        )
-    return "\n".join(lines)
 
 
 def run(source, environments=False):
@@ -152,10 +129,12 @@ def main(arguments=None):
     parser.add_argument("notebooks", metavar="NOTEBOOK", nargs="*", help="default: modeling.py")
     options = parser.parse_args(arguments)
     for name in chapters() if options.chapters else options.notebooks or ["modeling.py"]:
-        code = run(config.PROJECT_DIR / name, options.environments)
-        if code:
+        if code := run(config.PROJECT_DIR / name, options.environments):
             return code
-    print(f"\n{summary()}\nThe outputs are in the .ipynb beside each notebook. To look at the runs: make ui")
+    runs = mlflow.search_runs(experiment_names=[f"{config.NAME}_Classification"], output_format="list")
+    models = [f"{model.name} {dict(model.aliases)}" for model in mlflow.MlflowClient().search_registered_models()]
+    print(f"\n{len(runs)} runs. Registered models, and which version is the champion: {', '.join(models)}")
+    print("The outputs are in the .ipynb beside each notebook. To look at the runs: make ui")
     return 0
 
 

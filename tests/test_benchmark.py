@@ -2,13 +2,12 @@
 
 import json
 import math
-import re
 import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
-from support import PIPELINE, ROOT, Project
+from support import PIPELINE, ROOT
 
 import config
 from benchmarks import benchmark, store_time
@@ -33,88 +32,60 @@ def test_results_are_of_the_current_benchmark():
     assert (ROOT / "benchmarks" / "results.md").read_text() == benchmark.markdown(COMMITTED)
 
 
-def test_markdown_shows_figures_briefly():
+def test_figures_are_brief_and_ratios_those_of_neighbours():
     assert benchmark.as_text({"median": 1.2345, "lowest": 1.1, "highest": 123.4}) == "1.23 (1.1 to 123)"
-    assert benchmark.as_text({"median": 1.0, "lowest": 1.0, "highest": 1.0}) == "1"
     assert [benchmark.as_text(value) for value in [1234.5, 0.01234, 2, "two"]] == ["1230", "0.0123", "2", "two"]
-
-
-def test_ratios_are_those_of_neighbours():
     assert benchmark.ratios([2, 8], [1, 2]) == {"median": 3, "lowest": 2, "highest": 4}
 
 
 def test_time_in_the_store_counts_once(monkeypatch):
-    """A call within a call, or beside it in another thread, adds nothing; one of the system metrics is not counted."""
-    clock = SimpleNamespace(now=0)
-    monkeypatch.setattr(store_time, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    """A call within a call adds nothing, and one in another thread is not counted."""
+    now = [0]
+    monkeypatch.setattr(store_time, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(store_time, "seconds", 0)
 
     @store_time.timed
     def call(seconds):
-        clock.now += seconds
+        now[0] += seconds
+        return seconds
 
-    def call_in_thread(name):
-        thread = threading.Thread(target=call, args=[1], name=name)
+    def call_in_thread():
+        thread = threading.Thread(target=call, args=[5])
         thread.start()
         thread.join()
 
-    call(1)
-    assert store_time.seconds == 1
-    clock.now += 10  # between the calls
-    store_time.timed(lambda: [call(1), call(2), call_in_thread("any")])()
-    assert store_time.seconds == 1 + 4
-    call_in_thread("SystemMetricsMonitor")
-    assert store_time.seconds == 1 + 4
     with pytest.raises(ZeroDivisionError):
-        store_time.timed(lambda: [call(1), 1 / 0])()
-    call(1)
-    assert store_time.seconds == 1 + 4 + 2
-
-
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    """What a quick run of the benchmark left in the user's folder, and its results."""
-    project, out = Project(tmp_path_factory.mktemp("benchmark")), tmp_path_factory.mktemp("results")
-    project.run("git", "init", "--quiet")  # git tells which files belong to the project
-    before = set(project.folder.rglob("*"))
-    result = project.run(sys.executable, "-m", "benchmarks.benchmark", "--quick", "--out", str(out))
-    assert result.returncode == 0, result.stdout + result.stderr
-    made = {path for path in set(project.folder.rglob("*")) - before if "__pycache__" not in path.parts}
-    return made, json.loads((out / "results.json").read_text()), (out / "results.md").read_text()
+        store_time.timed(lambda: [call(1), call(2), 1 / 0])()
+    assert store_time.seconds == 3
+    now[0] += 10  # between the calls
+    call_in_thread()
+    assert call(1) == 1
+    assert store_time.seconds == 4
 
 
 @pytest.mark.nightly
-class TestQuickRun:
+def test_quick_run(empty_project, tmp_path_factory):
     """That all searches find the same trials, and all servers answer as the model, the benchmark itself checks."""
-
-    def test_same_tables_as_the_committed_ones(self, quick):
-        _, results, _ = quick
-        assert labels(results) == labels(COMMITTED)
-        assert results["quick"] is True
-        requirements = dict(re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
-        assert results["versions"]["mlflow"] == requirements["mlflow"]
-
-    def test_figures(self, quick):
-        _, results, _ = quick
-        for table in results["tables"].values():
-            for row in table["rows"]:
-                for value in row.values():
-                    if isinstance(value, dict):
-                        assert 0 < value["lowest"] <= value["median"] <= value["highest"] < math.inf
-                    elif isinstance(value, int | float):
-                        assert 0 < value < math.inf
-        for key in ["tracking", "workers", "serving"]:  # what all others are compared with is in the first row
-            assert results["tables"][key]["rows"][0]["ratio"]["median"] == 1
-        for row in results["tables"]["steps"]["rows"]:  # some time was spent in the store, and not all of it
-            assert row["ratio"]["lowest"] > 1
-
-    def test_results_md(self, quick):
-        _, results, text = quick
-        assert "--quick" in text
-        assert text == benchmark.markdown(results)
-
-    def test_nothing_of_the_user_is_touched(self, quick):
-        assert quick[0] == set()
+    out = tmp_path_factory.mktemp("results")
+    empty_project.run("git", "init", "--quiet")  # git tells which files belong to the project
+    before = set(empty_project.folder.rglob("*"))
+    result = empty_project.run(sys.executable, "-m", "benchmarks.benchmark", "--quick", "--out", str(out))
+    assert result.returncode == 0, result.stdout + result.stderr
+    made = set(empty_project.folder.rglob("*")) - before
+    assert [path for path in made if "__pycache__" not in path.parts] == []  # nothing of the user is touched
+    results, text = json.loads((out / "results.json").read_text()), (out / "results.md").read_text()
+    assert labels(results) == labels(COMMITTED)
+    assert results["quick"] is True and "--quick" in text
+    assert text == benchmark.markdown(results)
+    figures = [value for table in results["tables"].values() for row in table["rows"] for value in row.values()]
+    for value in figures:
+        if isinstance(value, dict):
+            assert 0 < value["lowest"] <= value["median"] <= value["highest"] < math.inf
+    assert all(0 < value < math.inf for value in figures if isinstance(value, int | float))
+    for key in ["tracking", "workers", "serving"]:  # what all others are compared with is in the first row
+        assert results["tables"][key]["rows"][0]["ratio"]["median"] == 1
+    for row in results["tables"]["steps"]["rows"]:  # some time was spent in the store, and not all of it
+        assert row["ratio"]["lowest"] > 1
 
 
 @pytest.mark.weekly

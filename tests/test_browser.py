@@ -18,77 +18,48 @@ from notebook_tools import pictures
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def chromium():
     try:
         pictures.find_chromium()
     except pictures.PictureError as error:
         pytest.skip(str(error))
-    with pictures.browser() as chromium:
-        yield chromium
-
-
-def check_picture(path):
-    """A picture is a small PNG file as wide as the window, with more in it than a background."""
-    assert path.suffix == ".png"
-    assert path.stat().st_size < pictures.MAX_BYTES == 200_000
-    with Image.open(path) as image:
-        assert image.width == pictures.WIDTH * pictures.SCALE
-        assert 400 < image.height / pictures.SCALE < 1000
-        assert len(image.convert("RGB").getcolors()) > 100
 
 
 @pytest.mark.nightly
-def test_pictures_of_the_ui(chromium, walkthrough, tmp_path):
-    paths = pictures.take_mlflow_pictures(chromium, walkthrough.folder, tmp_path / "img")
-    assert [path.stem for path in paths] == list(pictures.MLFLOW_PICTURES)
+def test_pictures_of_the_ui(chromium, walkthrough, tmp_path, capsys):
+    """A picture is a small PNG file as wide as the window, with more in it than a background."""
+    assert pictures.main(["--store", str(walkthrough.folder), "--out", str(tmp_path / "img")]) == 0, capsys.readouterr()
+    paths = list((tmp_path / "img").iterdir())
+    assert len(paths) == 11
     for path in paths:
-        check_picture(path)
+        assert path.stat().st_size < 200_000
+        with Image.open(path) as image:
+            assert image.width == pictures.WIDTH * pictures.SCALE
+            assert 400 < image.height / pictures.SCALE < 1000
+            assert len(image.convert("RGB").getcolors()) > 100
 
 
 def test_no_picture_of_an_error_page(chromium, walkthrough, tmp_path):
-    with pictures.mlflow_ui(walkthrough.folder) as store:
-
-        def no_such_run(page):
-            store.open(page, "runs/0123456789abcdef/model-metrics")
-            page.get_by_text("Page Not Found").wait_for()
-            return []
-
-        def no_such_text(page):
-            page.goto(store.address)
-            page.get_by_text("Recent Experiments").wait_for()
-            return ["Not a word of this"]
-
-        def nothing(page):
-            page.goto("about:blank")
-            return []
-
-        reasons = {
-            no_such_run: "the page says: Page Not Found",
-            no_such_text: "the page does not show the text 'Not a word of this'",
-            nothing: "the picture is blank: 1 colours, 100% of it background",
-        }
-        for show, reason in reasons.items():
-            page = pictures.new_page(chromium)
+    with pictures.mlflow_ui(walkthrough.folder) as (address, _):
+        error_page = f"{address}/#/experiments/1/runs/0123456789abcdef/model-metrics"
+        for picture, reason in [
+            ((500, error_page, [("wait_for", "text='Page Not Found'")]), "the page says: Page Not Found"),
+            ((500, "about:blank", []), "the picture is blank: 1 colours, 100% of it background"),
+        ]:
             with pytest.raises(pictures.PictureError) as refused:
-                pictures.take("wrong", show, page, tmp_path)
-            page.context.close()
+                pictures.take("wrong", picture, address, tmp_path)
             assert str(refused.value) == f"wrong: {reason}"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_picture_of_an_empty_store(chromium, empty_project):
-    result = empty_project.run(sys.executable, "-m", "notebook_tools.pictures")
-    folder = empty_project.folder
-    assert result.stderr == f"error: {folder}: holds no mlflow.db. Run the notebook: make walkthrough\n"
+@pytest.mark.parametrize("variables", [{}, {"PATH": "", "CHROMIUM": ""}])
+def test_no_picture_without_a_store_or_a_browser(empty_project, variables):
+    result = empty_project.run(sys.executable, "-m", "notebook_tools.pictures", **({"CHROMIUM": "any"} | variables))
+    no_store = f"{empty_project.folder}: holds no mlflow.db. Run the notebook: make walkthrough\n"
+    assert result.stderr.startswith("error: no Chromium was found." if variables else f"error: {no_store}")
     assert result.returncode == 1
-    assert not (folder / "mlflow.db").exists()
-
-
-def test_no_picture_without_a_browser(empty_project):
-    result = empty_project.run(sys.executable, "-m", "notebook_tools.pictures", PATH="", CHROMIUM="")
-    assert result.stderr.startswith("error: no Chromium was found.")
-    assert result.returncode == 1
+    assert not (empty_project.folder / "mlflow.db").exists()
 
 
 @contextlib.contextmanager
@@ -117,8 +88,7 @@ def test_jupyterlab(chromium, empty_project):
     jupytext.write(jupytext.read(source), source.with_suffix(".ipynb"))
     source.touch()
     before = source.read_text()
-    with jupyterlab(empty_project.folder) as address:
-        page = pictures.new_page(chromium)
+    with jupyterlab(empty_project.folder) as address, pictures.new_page() as page:
         page.goto(address)
         page.get_by_role("button", name="No", exact=True).click()  # no news, thank you
         page.get_by_role("listitem", name=re.compile(r"modeling\.py")).click(button="right")
@@ -132,8 +102,7 @@ def test_jupyterlab(chromium, empty_project):
         page.locator(".jp-Notebook").press("Control+s")
         page.get_by_text("Saving completed").wait_for()
         assert page.locator(".jp-Dialog").all_inner_texts() == []
-        page.context.close()
-    cells = [cell for cell in nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells]
+    cells = nbformat.read(source.with_suffix(".ipynb"), as_version=4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert len(code) == 2
     assert all(cell.execution_count for cell in code)
