@@ -1253,6 +1253,61 @@ with tempfile.TemporaryDirectory() as folder:
     subprocess.run([*command.split(), *options], env={**os.environ, **scratch}, check=True)
 
 # %% [markdown]
+# ## Using the champion
+#
+# [The model in use](SERVING.md) is the second page of this notebook. It goes on from here: the forms in which the model
+# can be loaded and what each call costs; `mlflow models serve`, and MLServer; scoring a file; a model of your own with
+# another threshold; and containers.
+
+# %% [markdown]
+# ## Sharing the work
+#
+# - **git** carries the code: `modeling.py`, and `steps/` with it. Not the runs: `mlflow.db` grows with each of them,
+#   cannot be merged, and is therefore in `.gitignore`.
+# - **A second local store** keeps experiments of your own apart: `export MLFLOW_TRACKING_URI=sqlite:///other.db` before
+#   a command.
+# - **A tracking server** keeps one store for many people and machines: start it with `make tracking-server` (it has the
+#   port of `make ui`), and then `export MLFLOW_TRACKING_URI=http://127.0.0.1:5000`. [Sharing](chapters/sharing.md) has
+#   it, and PostgreSQL, passwords and what happens when a store is moved.
+#
+# Further chapters, each a notebook and a page of its own (`make chapters` runs them): [Does tuning
+# help?](chapters/tuning.md), [Many workers on one study](chapters/many_workers.md), [After
+# deployment](chapters/after_deployment.md), [A server of your own](chapters/own_server.md), [Large
+# data](chapters/large_data.md), [How fast it is](chapters/performance.md), and [What happens when
+# …](chapters/failures.md), with many errors and what to do.
+#
+# ## How these pages are made
+#
+# `make readme` copies the project into an empty folder, runs the notebook there with nbclient, and turns it into
+# Markdown with nbconvert; what differs from run to run, such as IDs and times, is replaced. Commands in a terminal are
+# not run with the page: tests run each of them, except those that need conda, your repository's address or a Mac. The
+# pictures are taken by a browser (`make pictures`). A test compares page and notebook, so neither can change alone.
+#
+# ## What is where
+#
+# | | |
+# | --- | --- |
+# | `modeling.py` | this notebook: change it, then `make scripts` |
+# | `steps/` | the scripts, made from the notebook: never change them |
+# | `chapters/` | further notebooks, and the pages made from them |
+# | `config.py` | names, paths, limits |
+# | `utils.py`, `data_files.py`, `servers.py` | helpers: runs, data and models; tables that you bring; starting servers |
+# | `cli.py`, `store.py` | parameters and endings of scripts; whether MLflow's store can be used |
+# | `MLproject`, `conda.yaml`, `requirements.txt`, `constraints.txt` | commands and environment |
+# | `mlproject_docker/`, `docker/` | images and compose files |
+# | `notebook_tools/`, `benchmarks/`, `tests/` | makes scripts, pages and pictures; measures; checks (`make test`) |
+#
+# All runs and models are in `mlflow.db` and `mlruns/`: remove both, and MLflow begins anew. `make clean` removes the
+# environments, and leaves runs and notebooks.
+
+# %% [markdown]
+# <!-- page: SERVING.md -->
+#
+# # The model in use
+#
+# *The second page of [A model's life with MLflow](README.md). Its cells are those of the same notebook,
+# [modeling.py](modeling.py), and go on where the first page ended.*
+#
 # ## Flavours
 #
 # One model, three forms. Each can be loaded as a `python_function` (`mlflow.pyfunc`); the `Booster` and the
@@ -1616,44 +1671,3 @@ print(mlflow.get_run(run.info.run_id).data.metrics)
 # folder too. What a container writes belongs to user 1000: if `id -u` says something else, put `HOST_USER=$(id -u):$(id
 # -g)` before the command. On Windows, give these commands in WSL. With docker-compose 1.29, `run` has no `--build`:
 # give `docker-compose -f … build` first.
-
-# %% [markdown]
-# ## Sharing the work
-#
-# - **git** carries the code: `modeling.py`, and `steps/` with it. Not the runs: `mlflow.db` grows with each of them,
-#   cannot be merged, and is therefore in `.gitignore`.
-# - **A second local store** keeps experiments of your own apart: `export MLFLOW_TRACKING_URI=sqlite:///other.db` before
-#   a command.
-# - **A tracking server** keeps one store for many people and machines: start it with `make tracking-server` (it has the
-#   port of `make ui`), and then `export MLFLOW_TRACKING_URI=http://127.0.0.1:5000`. [Sharing](chapters/sharing.md) has
-#   it, and PostgreSQL, passwords and what happens when a store is moved.
-#
-# Further chapters, each a notebook and a page of its own (`make chapters` runs them): [Does tuning
-# help?](chapters/tuning.md), [Many workers on one study](chapters/many_workers.md), [After
-# deployment](chapters/after_deployment.md), [A server of your own](chapters/own_server.md), [Large
-# data](chapters/large_data.md), [How fast it is](chapters/performance.md), and [What happens when
-# …](chapters/failures.md), with many errors and what to do.
-#
-# ## How this page is made
-#
-# `make readme` copies the project into an empty folder, runs this notebook there with nbclient, and turns it into
-# Markdown with nbconvert; what differs from run to run, such as IDs and times, is replaced. Commands in a terminal are
-# not run with the page: tests run each of them, except those that need conda, your repository's address or a Mac. The
-# pictures are taken by a browser (`make pictures`). A test compares page and notebook, so neither can change alone.
-#
-# ## What is where
-#
-# | | |
-# | --- | --- |
-# | `modeling.py` | this notebook: change it, then `make scripts` |
-# | `steps/` | the scripts, made from the notebook: never change them |
-# | `chapters/` | further notebooks, and the pages made from them |
-# | `config.py` | names, paths, limits |
-# | `utils.py`, `data_files.py`, `servers.py` | helpers: runs, data and models; tables that you bring; starting servers |
-# | `cli.py`, `store.py` | parameters and endings of scripts; whether MLflow's store can be used |
-# | `MLproject`, `conda.yaml`, `requirements.txt`, `constraints.txt` | commands and environment |
-# | `mlproject_docker/`, `docker/` | images and compose files |
-# | `notebook_tools/`, `benchmarks/`, `tests/` | makes scripts, pages and pictures; measures; checks (`make test`) |
-#
-# All runs and models are in `mlflow.db` and `mlruns/`: remove both, and MLflow begins anew. `make clean` removes the
-# environments, and leaves runs and notebooks.

@@ -16,8 +16,8 @@
 #
 # *A chapter of [A model's life with MLflow](../README.md).*
 #
-# Many errors, and each line of this table is a test. Messages are one line, the exit code tells that something failed, and a step that
-# failed leaves no data, model or alias that a later step could take for finished.
+# Many errors; each line of this table is a test. Messages are one line, the exit code tells that something failed, and
+# a step that failed leaves no data, model or alias that a later step could take for finished.
 #
 # | What happens | What you see, and what to do |
 # | --- | --- |
@@ -34,12 +34,12 @@
 # | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
 # | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
 # | `mlflow.db` is damaged | One line that says so. Put back a copy of it, or move it away. |
-# | `mlflow.db` is of an older MLflow | MLflow 3.17 changes it without a word, and the older one is locked out: keep a copy. |
+# | `mlflow.db` is of an older MLflow | MLflow changes it without a word, and the older one is locked out: keep a copy. |
 # | … which had the same tables | One line, with `mlflow db upgrade …`. |
 # | There is an old file store in `mlruns/` | One line, with `mlflow migrate-filestore …`. |
 # | The experiment was deleted | *Restore it: mlflow experiments restore …* |
 # | The registered model was deleted | *Train: mlflow run . -e model-training --env-manager local* |
-# | The champion's files are gone | The evaluation ends in one line. Take the alias away: `delete_registered_model_alias`. |
+# | The champion's files are gone | The evaluation ends in one line. Take the alias away or move it. |
 # | A model has other columns or classes than the champion | The evaluation ends in one line; the alias stays. |
 # | An evaluation file holds training rows | They are left out; with fewer than 30 others the gate stays shut. |
 # | The champion was trained on rows of the new test set | Both models are compared on the other rows. |
@@ -49,7 +49,7 @@
 # | The folder of a local store is renamed | Runs stay, models are not found: see *Sharing the work*. |
 # | A port is in use | One line, exit code 1: give another with `UI_PORT=`, `SERVE_PORT=`, … |
 # | Columns of a file have drifted | `drift-check` names them and tags its run `drift: yes`. |
-# | A new champion does not fit the running server, or its file is damaged | The old version goes on answering; `/health` says why. |
+# | A new champion does not fit the server, or is damaged | The old version goes on answering; `/health` says why. |
 # | A client has sent half a request when the server is told to end | It ends, within ten seconds. |
 # | A web page asks the own server by another name | Status 400: the request's `Host` is not this machine. |
 # | A CSV has `;`, tabs, UTF-16 or row numbers | It is read, also with gzip; and Parquet is. |

@@ -1,4 +1,4 @@
-"""Makes README.md, the pages of the chapters and their plots, from the notebooks, executed in an empty folder.
+"""Makes README.md, SERVING.md, the chapters' pages and all plots, from the notebooks, executed in an empty folder.
 
 usage: python -m notebook_tools.readme [--check]
 """
@@ -38,6 +38,7 @@ VARYING = [
     (r"\b\d+\.\d ms\b", "<n> ms"),
 ]
 VOLATILE = re.compile(r"<!-- volatile.*?<!-- /volatile -->", re.DOTALL)
+NEXT_PAGE = re.compile(r"^<!-- page: (\S+) -->$", re.MULTILINE)  # in a notebook: another page begins
 FENCE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
 FENCE_OR_GAP = re.compile(rf"{FENCE.pattern}|\n{{3,}}", FENCE.flags)
 
@@ -222,6 +223,12 @@ def pages():
     return {"modeling.py": "README.md"} | {path: path.replace(".py", ".md") for path in chapters()}
 
 
+def split(text, page):
+    """Return the pages that one notebook makes: a dict from the path of each to its text."""
+    first, *others = re.split(r"^(?=<!-- page: )", text, flags=re.MULTILINE)
+    return {page: first} | {NEXT_PAGE.match(other)[1]: other for other in others}
+
+
 def make_all():
     """Execute all notebooks, then write their pages and plots in place of the old ones."""
     made = {}
@@ -240,7 +247,8 @@ def make_all():
     for old in [*config.PROJECT_DIR.glob("img/plot_*"), *config.PROJECT_DIR.glob("chapters/img/plot_*")]:
         old.unlink()
     for page, (text, plots) in made.items():
-        page.write_text(text, encoding="utf-8", newline="\n")
+        for name, part in split(text, page.name).items():
+            page.with_name(name).write_text(part, encoding="utf-8", newline="\n")
         for name, content in plots.items():
             (page.parent / name).write_bytes(content)
 
@@ -261,7 +269,9 @@ def main(arguments=None):
         found = []
         for path, page in pages().items():
             notebook, file = read_notebook(config.PROJECT_DIR / path), config.PROJECT_DIR / page
-            text = file.read_text(encoding="utf-8") if file.exists() else ""
+            further = NEXT_PAGE.findall("\n".join(cell.source for cell in notebook.cells))
+            files = [each for each in [file, *map(file.with_name, further)] if each.exists()]
+            text = "".join(each.read_text(encoding="utf-8") for each in files)
             found += [f"{page}: {line}. Run: make readme" for line in problems(notebook, text, file.parent)]
         return "\n".join(found) or 0
     make_all()
