@@ -7,7 +7,7 @@ unexport PYTHONSAFEPATH
 export UV_COMPILE_BYTECODE := 1
 
 .PHONY: help walkthrough chapters ui tracking-server serve mlserve test test-nightly test-weekly test-fast benchmark tuning \
-	scripts pictures readme readme-diff check-readme lint format constraints clean
+	scripts pictures readme check-readme lint format constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -81,9 +81,6 @@ pictures: .venv/tests ## take the README's pictures of the runs from `make walkt
 
 readme: .venv/installed ## make README.md, the chapters' pages and their plots from a run in an empty folder
 	python -m notebook_tools.readme
-
-readme-diff: .venv/installed ## the same, but only show what changes, volatile outputs apart
-	python -m notebook_tools.readme --diff
 
 check-readme: .venv/installed ## compare the pages with the notebooks, without a run
 	python -m notebook_tools.readme --check

@@ -29,7 +29,7 @@
 # - **After five minutes** `make walkthrough` has run the cells of this page from top to bottom (but for three, which
 #   would make further environments): a model is tuned, trained, registered, evaluated and served, and `make ui` shows
 #   it all at http://127.0.0.1:5000.
-# - **After thirty** you have read the page, and know which cells to copy. Its outputs come from a run of the notebook
+# - **After thirty** you have read its two pages, and know which cells to copy. Its outputs come from a run of the notebook
 #   [modeling.py](modeling.py).
 #
 # ```mermaid
@@ -177,11 +177,10 @@ train, test = train_test_split(
 train, test = train.reset_index(drop=True), test.reset_index(drop=True)
 
 # %% [markdown]
-# It is the split of the first run, so the baseline has not seen these test rows either.
-#
-# For data of your own, set `dataset` to the path of a CSV or Parquet file, and `target` to a column with two values.
-# Class 1 is the rarer one, unless `positive_class` names the other. Experiment and models are then called like the file
-# (or as `data_name` says), so models of two data sets are never compared.
+# It is the split of the first run, so the baseline has not seen these test rows either. For data of your own, set
+# `dataset` to the path of a CSV or Parquet file, and `target` to a column with two values. Class 1 is the rarer one,
+# unless `positive_class` names the other. Experiment and models are then called like the file (or as `data_name` says),
+# so models of two data sets are never compared.
 
 # %% [markdown]
 # ### From the table to what XGBoost sees
@@ -751,18 +750,8 @@ logger.info(
 )
 
 # %% [markdown]
-# A logged model is a folder. Its file `MLmodel` says how to load it: a model can have several **flavours**. The Booster
-# has two, `xgboost`, which gives back the XGBoost object, and `python_function`, which gives every kind of model the
-# same `predict`. The one that takes the table as it stands has the second only:
-
-# %%
-for uri in [booster_info.model_uri, f"models:/{model_name}/{model_version.version}"]:
-    info = mlflow.models.get_model_info(uri)
-    print(info.name, list(info.flavors))
-
-# %% [markdown]
-# The UI shows the file, and beside it the others: the code, the classifier among the artifacts, the requirements and
-# the input example.
+# A logged model is a folder. Its file `MLmodel` says how to load it, in one or several **flavours**. The UI shows it,
+# and beside it the code, the classifier among the artifacts, the requirements and the input example.
 #
 # ![The files of the model in the UI](img/model_artifacts.png)
 #
@@ -1080,7 +1069,7 @@ print(*objections, sep="\n")
 
 # %% [markdown]
 # Whoever uses the model asks for the champion, and never has to know its number. (On data of your own the gate may
-# refuse the version: then there is no champion, and the sections below use the version by its number.)
+# refuse the version: then it is used by its number.)
 
 # %%
 has_champion = utils.champion_version(model_name) is not None
@@ -1089,8 +1078,7 @@ mlflow.pyfunc.load_model(model_uri).predict(table.drop(columns=target).head(3))
 
 # %% [markdown]
 # Suppose that somebody moves the alias by hand all the same, and the complaints come in. The way back, a **rollback**,
-# is one line, and whoever loads the champion next has the good version again. (The tag `champion_before` of each
-# evaluation says which one it was.)
+# is one line. (The tag `champion_before` of each evaluation says which version it was.)
 
 # %%
 if has_champion:
@@ -1291,7 +1279,7 @@ with tempfile.TemporaryDirectory() as folder:
 # | `steps/` | the scripts, made from the notebook: never change them |
 # | `chapters/` | further notebooks, and the pages made from them |
 # | `config.py` | names, paths, limits |
-# | `utils.py`, `data_files.py`, `servers.py` | helpers: runs, data and models; tables that you bring; starting servers |
+# | `utils.py`, `data_files.py`, `servers.py` | runs, data and models; tables that you bring; starting servers |
 # | `cli.py`, `store.py` | parameters and endings of scripts; whether MLflow's store can be used |
 # | `MLproject`, `conda.yaml`, `requirements.txt`, `constraints.txt` | commands and environment |
 # | `mlproject_docker/`, `docker/` | images and compose files |
@@ -1310,8 +1298,8 @@ with tempfile.TemporaryDirectory() as folder:
 #
 # ## Flavours
 #
-# One model, three forms. Each can be loaded as a `python_function` (`mlflow.pyfunc`); the `Booster` and the
-# `XGBClassifier` also as what they are (`mlflow.xgboost`).
+# One model, three forms. Each has the flavour `python_function` (`mlflow.pyfunc`), which gives every kind of model the
+# same `predict`; the `Booster` and the `XGBClassifier` also have `xgboost`, which gives back what they are.
 
 # %% tags=["flavour_comparison", "remove-output"]
 import timeit

@@ -34,7 +34,7 @@
 # | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
 # | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
 # | `mlflow.db` is damaged | One line that says so. Put back a copy of it, or move it away. |
-# | `mlflow.db` is of an older MLflow | MLflow changes it without a word, and the older one is locked out: keep a copy. |
+# | `mlflow.db` is of an older MLflow | MLflow changes it without a word and locks the older one out: keep a copy. |
 # | … which had the same tables | One line, with `mlflow db upgrade …`. |
 # | There is an old file store in `mlruns/` | One line, with `mlflow migrate-filestore …`. |
 # | The experiment was deleted | *Restore it: mlflow experiments restore …* |
