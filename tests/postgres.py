@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own for a while: for the benchmark, and for the tests."""
+"""A PostgreSQL of one's own for a while, for the tests."""
 
 import contextlib
 import getpass
@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import servers
-from cli import StepError
 
 
 def find_programs():
@@ -27,14 +26,8 @@ def server():
     """Run a new PostgreSQL on a free port of 127.0.0.1, and remove it at the end.
 
     Yields:
-        The URL of the server, without the name of a database. There are two empty ones: `optuna` and `mlflow`.
-
-    Raises:
-        StepError: PostgreSQL is not installed.
+        The URL of the server, without the name of a database. There is an empty one, `optuna`.
     """
-    programs = find_programs()
-    if not programs:
-        raise StepError("PostgreSQL is not installed: no initdb was found. Install the package postgresql.")
     user, as_user = getpass.getuser(), []
     if user == "root":  # as which it refuses to run
         user, as_user = "postgres", ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
@@ -43,15 +36,14 @@ def server():
         port, data = str(servers.free_port()), f"{folder}/data"
 
         def run(program, *words):
-            command = [*as_user, programs / program, *words]
+            command = [*as_user, find_programs() / program, *words]
             subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
 
         run("initdb", "--pgdata", data, "--username", user, "--auth", "trust", "--encoding", "UTF8")
         options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
         run("pg_ctl", "--pgdata", data, "--log", f"{folder}/log", "--options", options, "--wait", "start")
         try:
-            for database in ["optuna", "mlflow"]:
-                run("createdb", "--host", "127.0.0.1", "--port", port, "--username", user, database)
+            run("createdb", "--host", "127.0.0.1", "--port", port, "--username", user, "optuna")
             yield f"postgresql://{user}@127.0.0.1:{port}"
         finally:
             run("pg_ctl", "--pgdata", data, "--mode", "immediate", "--wait", "stop")

@@ -152,7 +152,9 @@ def test_name_of_data(client, tmp_path, given, path):
             assert utils.version_uri(f"models:/{model}{version}") == f"models:/{model}/1"
 
 
-@pytest.mark.parametrize("given", ["a/b", "a:b", "it's", 'a"b', "a%b", "a\n", " a", "-a", ".", "a" * 101, "CustomShips"])
+@pytest.mark.parametrize(
+    "given", ["a/b", "a:b", "it's", 'a"b', "a%b", "a\n", " a", "-a", ".", "a" * 101, "CustomShips"]
+)
 def test_name_that_cannot_be_used(given):
     """MLflow refuses it; or, as CustomShipsModel, it would be that of the model on top of another."""
     with pytest.raises(StepError, match=r"^[^\n]* cannot be the name of data: give a `name` of letters, [^\n]*$"):
