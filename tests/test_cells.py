@@ -40,8 +40,7 @@ def names(source):
     ("source", "taken", "defined"),
     [
         ("import a.b\nc = a.b + d", {"d"}, {"a", "c"}),
-        ("x = x + 1", {"x"}, {"x"}),
-        ("def f(a):\n    return a + b\nb = 1", set(), {"f", "b"}),
+        ("x = x + 1\ndef f(a):\n    return a + b\nb = 1", {"x"}, {"x", "f", "b"}),
         ("def f():\n    return g\nfor i in range(3):\n    print([j for j in k])", {"g", "k"}, {"f", "i"}),
         ("class A(b.C):\n    def d(self):\n        return e", {"b", "e"}, {"A"}),
     ],
