@@ -10,16 +10,8 @@ import pandas as pd
 import psutil
 import pytest
 import requests
-from support import (
-    PASSENGERS_URI,
-    RAW,
-    ask_invocations,
-    ask_own_server,
-    ask_v2,
-    check_answer_to_raw,
-    passengers,
-    succeed,
-)
+import support
+from support import PASSENGERS_URI, RAW, succeed
 
 import config
 import utils
@@ -36,7 +28,7 @@ pytestmark = pytest.mark.slow
 def project(walkthrough, mlserver_environment, tmp_path_factory):
     """A store with a model of the passengers as champion, and the custom model on top of it."""
     project = walkthrough.copy(tmp_path_factory.mktemp("doors"))
-    passengers().to_csv(project.folder / "passengers.csv", index=False)
+    support.passengers().to_csv(project.folder / "passengers.csv", index=False)
     prepare = "data_preprocessing --dataset passengers.csv --target survived"
     project.steps(prepare, "hyperparameters_tuning --n-trials 2", "model_training", "model_customization")
     project.client.set_registered_model_alias("passengersModel", config.CHAMPION, "1")
@@ -83,10 +75,10 @@ def doors(project, urls):
     return {
         "pyfunc": mlflow.pyfunc.load_model(PASSENGERS_URI).predict,
         "models predict": predict,
-        "models serve": functools.partial(ask_invocations, urls["mlflow"]),
-        "MLServer": functools.partial(ask_invocations, urls["mlserver"]),
-        "MLServer, V2": functools.partial(ask_v2, urls["mlserver"]),
-        "own server": functools.partial(ask_own_server, urls["own"]),
+        "models serve": functools.partial(support.ask_invocations, urls["mlflow"]),
+        "MLServer": functools.partial(support.ask_invocations, urls["mlserver"]),
+        "MLServer, V2": functools.partial(support.ask_v2, urls["mlserver"]),
+        "own server": functools.partial(support.ask_own_server, urls["own"]),
         "batch-scoring": batch_scoring,
     }
 
@@ -97,36 +89,33 @@ DOORS = ["pyfunc", "models predict", "models serve", "MLServer", "MLServer, V2",
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_gives_one_answer(doors, door):
     """The same raw rows, to 1e-6; tests/test_docker.py asks the containers the same."""
-    check_answer_to_raw(doors[door](RAW))
+    support.check_answer_to_raw(doors[door](RAW))
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"rows": 0}, "There are no rows."),
-        ({"drop": "age"}, "age"),
-        ({"fare": 1e999}, "Infinite or too large values in: fare"),
-        ({"fare": True}, "fare: a value is not of its kind, number"),
-        ({"fare": "secret"}, "fare: a value is not of its kind, number"),
-    ],
-    ids=str,
-)
+WRONG = {
+    "There are no rows.": lambda row: row.head(0),
+    "age": lambda row: row.drop(columns="age"),
+    "Infinite or too large values in: fare": lambda row: row.assign(fare=1e999),
+    "fare: a value is not of its kind, number": lambda row: row.assign(fare="secret"),
+}
+
+
+@pytest.mark.parametrize(("reason", "change"), WRONG.items(), ids=WRONG)
 @pytest.mark.parametrize("name", ["mlflow", "mlserver"])  # for the own server: tests/test_server.py
-def test_model_gives_a_reason(urls, name, change, reason):
+def test_model_gives_a_reason(urls, name, reason, change):
     """With status 400, without the value; and the next good request gets its answer."""
-    frame = RAW.head(change.pop("rows", 1)).drop(columns=change.pop("drop", []))
-    body, headers = json.dumps(utils.as_request(frame.assign(**change))), {"content-type": "application/json"}
+    body, headers = json.dumps(utils.as_request(change(RAW.head(1)))), {"content-type": "application/json"}
     response = requests.post(f"{urls[name]}/invocations", data=body, headers=headers, timeout=60)
     assert response.status_code == 400
     # MLflow repeats the caller's row before what the model says
     said = response.text.split("Error: ")[-1]
     assert reason in said and "secret" not in said
-    assert len(ask_invocations(urls[name], RAW)) == len(RAW)
+    assert len(support.ask_invocations(urls[name], RAW)) == len(RAW)
 
 
 def test_custom_model(project):
     """It answers with the same probabilities, and with class 1 from the cheapest of its thresholds on."""
-    rows = passengers().drop(columns="survived")
+    rows = support.passengers().drop(columns="survived")
     registered, custom = [
         mlflow.pyfunc.load_model(f"models:/{name}/1") for name in ["passengersModel", "CustompassengersModel"]
     ]

@@ -16,8 +16,7 @@ from benchmarks import tuning
 from notebook_tools.extract import find_settings
 from notebook_tools.run import chapters
 
-MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
-ENTRY_POINTS = MLPROJECT["entry_points"]
+ENTRY_POINTS = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]
 
 
 def test_every_step_has_an_entry_point():
@@ -26,38 +25,52 @@ def test_every_step_has_an_entry_point():
     assert scripts == set(find_settings(ROOT)["scripts"]) - {"model_code", "custom_model"}
 
 
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_parameters_are_declared_once(entry_point):
+    """The command passes each parameter on, the script takes them all, and the notebook has the same defaults."""
+    declared = ENTRY_POINTS[entry_point]["parameters"]
+    assert all(parameter["description"] for parameter in declared.values())
+    script = "pipeline" if entry_point == "main" else entry_point.replace("-", "_")
+    words = [f"--{name} {{{name}}}" for name in declared]
+    assert ENTRY_POINTS[entry_point]["command"].split() == f"python -m steps.{script} {' '.join(words)}".split()
+    statements = ast.parse((ROOT / "steps" / f"{script}.py").read_text()).body
+    (read,) = [node for node in statements if isinstance(node, ast.Assign) and "utils.arguments" in ast.unparse(node)]
+    assert [argument.value for argument in read.value.args] == [entry_point, *declared]
+    targets = ast.unparse(read.targets[0]).strip("()").split(", ")
+    assert targets == [{"name": "data_name"}.get(name, name.replace("-", "_")) for name in declared]
+    if entry_point != "main":  # of these, the cells of the steps have set each
+        cell = statements[statements.index(read) - 1]
+        values, names = ast.literal_eval(cell.value), ast.unparse(cell.targets[0]).strip("()").split(", ")
+        shown = dict(zip(names, values if isinstance(values, tuple) else (values,), strict=True))
+        defaults = {target: d["default"] or None for target, d in zip(targets, declared.values(), strict=True)}
+        assert {name: value or None for name, value in shown.items()}.items() <= defaults.items()
+
+
+def test_same_parameter_same_declaration():
+    """A parameter of `main` that a step has too is the same there."""
+    steps = ENTRY_POINTS["data-preprocessing"]["parameters"] | ENTRY_POINTS["hyperparameters-tuning"]["parameters"]
+    for name, declared in ENTRY_POINTS["main"]["parameters"].items():
+        assert (declared["type"], declared["default"]) == (steps[name]["type"], steps[name]["default"])
+
+
 def our_code():
     """The Python files of the project, without the tests."""
-    listed = subprocess.run(
-        ["git", "ls-files", "*.py", ":!tests"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return listed.stdout.split()
+    command = ["git", "ls-files", "*.py", ":!tests"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["ruff", "check"],
-        ["ruff", "format", "--check"],
-        ["ruff", "format", "--check", "--line-length=100", "modeling.py", *chapters()],
-        ["bandit", "--quiet", "--configfile", "pyproject.toml", *our_code()],  # for security
-    ],
-    ids=["check", "format", "format of notebooks", "bandit"],
-)
+LINTERS = {
+    "ruff": "ruff check",
+    "format": "ruff format --check",
+    "format of notebooks": f"ruff format --check --line-length=100 modeling.py {' '.join(chapters())}",
+    "security": f"bandit --quiet --configfile pyproject.toml {' '.join(our_code())}",
+}
+
+
+@pytest.mark.parametrize("command", LINTERS.values(), ids=LINTERS)
 def test_linter(command):
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command.split(), cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("constraints", ["constraints.txt", "docker/mlserve/constraints.txt"])
-def test_no_package_with_a_known_vulnerability(constraints):
-    command = ["pip-audit", "--disable-pip", "--no-deps", "--format=json", "--progress-spinner=off", "--timeout=10"]
-    result = subprocess.run([*command, "-r", ROOT / constraints], capture_output=True, text=True)
-    packages = json.loads(result.stdout)["dependencies"] if result.stdout else []
-    if not [package for package in packages if "skip_reason" not in package]:
-        pytest.skip(f"pip-audit cannot reach its database: {result.stderr.strip()[-200:]}")
-    assert {package["name"]: package["vulns"] for package in packages if package.get("vulns")} == {}
 
 
 def test_no_code_reads_pickles():
@@ -92,29 +105,22 @@ def test_everything_listens_on_this_machine_only():
     assert set(found) == servers, found
 
 
+def pinned(path):
+    """The packages of a file that have a version, each with it."""
+    return set(re.findall(r"^([\w-]+(?:\[\w+\])?==[\w.]+)", (ROOT / path).read_text(), re.MULTILINE))
+
+
 def test_one_list_of_versions():
+    """What is required has a version, which the constraints have too; MLServer's environment has the same ones."""
     conda = yaml.safe_load((ROOT / "conda.yaml").read_text())
     assert conda["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
-    listed = re.findall(r"^([\w-]+)(?:\[\w+\])?(==[\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    wanted = [name + version for name, version in listed]
-    pinned = re.findall(r"^([\w-]+==[\w.]+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert set(wanted) <= set(pinned)
-    packages = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if re.match(r"\w", line)]
-    assert len(packages) == len(wanted)  # each with its version
-
-
-def test_mlserver_has_the_same_versions():
-    folder = ROOT / "docker" / "mlserve"
-    project, mlserver = (
-        set(re.findall(r"^([\w-]+==[^#\n]+)", path.read_text(), re.MULTILINE))
-        for path in (ROOT / "requirements.txt", folder / "requirements.txt")
-    )
-    assert {line for line in mlserver - project if not line.startswith(("mlserver", "gevent"))} == set()
-    assert {line.split("==")[0] for line in mlserver & project} >= {
-        "mlflow", "xgboost", "xgboost-cpu", "scikit-learn", "pandas", "numpy", "loguru"
-    }  # fmt: skip
-    pinned = re.findall(r"^([\w-]+==[\w.]+)", (folder / "constraints.txt").read_text(), re.MULTILINE)
-    assert {line.split(";")[0].strip() for line in mlserver} <= set(pinned)
+    project, mlserver = pinned("requirements.txt"), pinned("docker/mlserve/requirements.txt")
+    assert len(re.findall(r"^\w", (ROOT / "requirements.txt").read_text(), re.MULTILINE)) == len(project)
+    assert {re.sub(r"\[\w+\]", "", line) for line in project} <= pinned("constraints.txt")
+    assert mlserver <= pinned("docker/mlserve/constraints.txt")
+    assert {line.split("==")[0] for line in mlserver - project} <= {"mlserver", "mlserver-mlflow", "gevent"}
+    names = {"mlflow", "xgboost", "scikit-learn", "pandas", "numpy", "loguru"}
+    assert names <= {line.split("==")[0] for line in mlserver & project}
 
 
 def test_what_the_page_says_of_other_splits():
@@ -131,10 +137,7 @@ def test_what_the_page_says_of_other_splits():
 
 def test_no_hidden_cell_moves_an_alias():
     """Whatever becomes the champion does so where a reader sees it."""
-    calls = []
-    for notebook in ["modeling.py", *chapters()]:
-        for cell in jupytext.read(ROOT / notebook).cells:
-            if cell.cell_type == "code" and "remove-input" in cell.metadata.get("tags", []):
-                names = [node.attr for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Attribute)]
-                calls += [name for name in names if name.endswith("registered_model_alias")]
-    assert calls == []
+    cells = [cell for name in ["modeling.py", *chapters()] for cell in jupytext.read(ROOT / name).cells]
+    hidden = [cell for cell in cells if cell.cell_type == "code" and "remove-input" in cell.metadata.get("tags", [])]
+    nodes = [node for cell in hidden for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Attribute)]
+    assert nodes and not [node.attr for node in nodes if node.attr.endswith("registered_model_alias")]
