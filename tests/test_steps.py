@@ -125,13 +125,8 @@ def test_named_runs(trained, tmp_path):
     new = project.newest("data_preprocessing").info.run_id
     mixed, old = f"--data-run-id {new} --tuning-run-id {old_tuning}", f"--data-run-id {old_data}"
     tried = project.try_steps("model_training", f"model_training {mixed}", f"model_training {old}")
-    missing = (
-        f"no finished run with step hyperparameters_tuning and data_run_id {new}. First run: mlflow run . -e hyper"
-    )
-    for (error, _), words in zip(
-        tried, [missing, f"Run {old_tuning} has data_run_id {old_data}, not {new}."], strict=False
-    ):
-        assert words in error
+    assert f"no finished run with step hyperparameters_tuning and data_run_id {new}. First run: mlflow" in tried[0][0]
+    assert f"Run {old_tuning} has data_run_id {old_data}, not {new}." in tried[1][0]
     tags = project.newest("model_training").data.tags
     assert (tags["data_run_id"], tags["tuning_run_id"]) == (old_data, old_tuning)
 
