@@ -131,13 +131,6 @@ def test_named_runs(trained, tmp_path):
     assert (tags["data_run_id"], tags["tuning_run_id"]) == (old_data, old_tuning)
 
 
-def test_earlier_step_missing(empty_project):
-    steps = {"hyperparameters_tuning": "data-preprocessing", "data_evaluation": "model-training"}
-    for (error, _), step in zip(empty_project.try_steps(*steps), steps.values(), strict=True):
-        assert f"First run: mlflow run . -e {step}" in error
-    assert (empty_project.runs(status=None), empty_project.registry()) == ([], {})
-
-
 # --- Data of one's own, in a store that has the cancer champion
 
 
