@@ -145,13 +145,6 @@ def test_columns_of_parquet(said):
     assert sum("`span`, `lists`, `raw`" in line for line in said) == 1
 
 
-def test_what_is_left_out_is_named_in_one_line(said):
-    rows = "\n".join(f"{n % 3},n{n},,word {n // 2},{n % 2}" for n in range(10))
-    frame = read(f"x,name,nothing,often,target\n{rows}\n")
-    assert list(frame) == ["x", "often", "target"]
-    assert said == ["WARNING: data: left out, since empty, or text that hardly repeats: `name`, `nothing`."]
-
-
 TARGETS = {
     "words": (["gut", "bösartig", "gut"], None, ["gut", "bösartig", "gut"]),
     "numbers": (["2", "4", "2"], None, [2, 4, 2]),
@@ -192,13 +185,6 @@ def test_windows_1252(said):
     assert "WARNING: data: is not in UTF-8, but seems to be in Windows-1252" in said[0]
 
 
-def test_first_column(said):
-    """Names of rows are left out with a warning; what has a name and other values is kept."""
-    assert list(read('"",x,target\n"Mazda RX4",3,0\n"Fiat 128",1,1\n')) == ["x", "target"]
-    assert "WARNING: data: column 1, ``, is taken for the rows' names and left out." in said
-    assert list(read("Unnamed: 0,a,target\n17.5,1,0\n18.5,5,1\n")) == ["Unnamed: 0", "a", "target"]
-
-
 def test_lines():
     """The index has the lines of the file, after empty lines and line breaks inside of quotes too."""
     content = 'note,b,target\n"a\nb",5,0\n\n"a\r\nb",3,1\nc,6,0\nc,7,\nc,8,1\n'
@@ -208,22 +194,29 @@ def test_lines():
     assert read("\n\n" + plain).index.tolist() == [4, 6, 7, 9]
 
 
-def test_doubtful_features(said):
-    rows = "\n".join(
-        f"{n},{n * 7 % 5},{n % 2 * 3 + n / 100},{'ab'[n % 2]},{'ab'[n % 3 % 2]},{n % 2}" for n in range(12)
-    )
-    read(f"id,x,leak,word,other,target\n{rows}\n")
-    assert said == [
-        "WARNING: data: alone tells the classes apart, so may be known only after them: `leak`, `word`.",
-        "WARNING: data: grows by one from row to row, so may only number the rows: `id`.",
-    ]
+USELESS = "".join(f"{n % 3},n{n},,word {n // 2},{n % 2}\n" for n in range(10))
+DOUBTFUL = "".join(
+    f"{n},{n * 7 % 5},{n % 2 * 3 + n / 100},{'ab'[n % 2]},{'ab'[n % 3 % 2]},{n % 2}\n" for n in range(12)
+)
+APART = "alone tells the classes apart, so may be known only after them: `leak`, `word`."
+COUNTS = "grows by one from row to row, so may only number the rows: `id`."
+SAID = {
+    f"x,name,nothing,often,target\n{USELESS}": (["x", "often"], ["left out, since empty, or text that hardly repeats: `name`, `nothing`."]),
+    '"",x,target\n"Mazda RX4",3,0\n"Fiat 128",1,1\n"RX4",2,0\n"F",2,1\n': (["x"], ["column 1, ``, is taken for the rows' names and left out."]),
+    f"id,x,leak,word,other,target\n{DOUBTFUL}": (["id", "x", "leak", "word", "other"], [APART, COUNTS]),
+    "Unnamed: 0,a,target\n17.5,1,0\n18.5,5,1\n18.7,5,0\n18.1,1,1\n": (["Unnamed: 0", "a"], []),
+    "x,word,target\n3,a,0\n1,a,1\n2,b,1\n1,b,0\n": (["x", "word"], []),
+    "touching,target\n1,0\n2,0\n2,1\n3,1\n": (["touching"], []),
+    "rare,y,target\na,3,0\na,2,0\n,4,1\n,1,0\n,2,1\n": (["rare", "y"], []),
+}  # fmt: skip
 
 
-def test_ordinary_tables_are_read_in_silence(said):
-    read("x,word,target\n3,a,0\n1,a,1\n2,b,1\n1,b,0\n")
-    read("touching,target\n1,0\n2,0\n2,1\n3,1\n")
-    read("rare,y,target\na,3,0\na,2,0\n,4,1\n,1,0\n,2,1\n")
-    assert said == []
+@pytest.mark.parametrize(("content", "expected"), SAID.items(), ids=[content[:9] for content in SAID])
+def test_what_is_said_of_columns(said, content, expected):
+    """What is left out or doubtful, in one line each; ordinary tables are read in silence."""
+    names, lines = expected
+    assert list(read(content)) == [*names, "target"]
+    assert said == [f"WARNING: data: {line}" for line in lines]
 
 
 SLIPS = {
