@@ -11,10 +11,8 @@ from support import Project, succeed
 # What a shell has put into the background ignores Ctrl-C, and so would the programs that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Made-up input: the same hundred examples in each run of `make test`, and once a week many others.
-same = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-settings.register_profile("same", same)
-settings.register_profile("weekly", same, derandomize=False, max_examples=1000)
+# Made-up input: the same hundred examples in each run.
+settings.register_profile("same", deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 settings.load_profile("same")
 
 

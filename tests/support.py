@@ -1,7 +1,10 @@
 """What several test files share: scratch copies of the project, programs that run in them, and servers."""
 
 import contextlib
+import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +17,6 @@ import numpy as np
 import pandas as pd
 import psutil
 import requests
-import yaml
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 import config
@@ -26,13 +28,25 @@ ROOT = config.PROJECT_DIR
 # What follows the name of the breast cancer data.
 EXPERIMENT = "Cancer_Classification"
 MODEL, BOOSTER_MODEL, CUSTOM_MODEL = "CancerModel", "CancerModelBooster", "CustomCancerModel"
-# The entry points that `main` runs.
-PIPELINE = set(yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"]) - {
-    "main",
-    "batch-scoring",
-    "drift-check",
-    "model-server",
-}
+# What the pipeline runs, in its order: as the runs' tags have them, and as entry points.
+STEPS = ["data_preprocessing", "hyperparameters_tuning", "model_training", "data_evaluation", "flavour_comparison",
+         "model_customization", "serving_check"]  # fmt: skip
+PIPELINE = {step.replace("_", "-") for step in STEPS}
+
+# Runs steps as scripts, one after the other, in one process, which has to import MLflow only once.
+IN_ONE_PROCESS = """
+import json, runpy, sys
+for step, *options in json.loads(sys.argv[1]):
+    sys.argv, said = [step, *options], ""
+    try:
+        runpy.run_module(f"steps.{step}", run_name="__main__")
+    except Exception as error:  # what a script says on its way out
+        if "StepError" not in [kind.__name__ for kind in type(error).__mro__]:
+            raise
+        assert sys.excepthook.__name__ == "end_in_one_line"
+        said = str(error)
+    print("\\f" + json.dumps(said), file=sys.stderr, flush=True)
+"""
 
 
 class Project:
@@ -62,6 +76,19 @@ class Project:
     def step(self, name, *options, **variables):
         """Run the script of a step without `mlflow run`."""
         return self.run("python", "-m", f"steps.{name}", *map(str, options), **variables)
+
+    def try_steps(self, *commands, **variables):
+        """Run scripts in one process: for each the line with which it fails ("" where not), and what it said before."""
+        words = json.dumps([shlex.split(command) for command in commands])
+        said = succeed(self.run("python", "-c", IN_ONE_PROCESS, words, **variables))
+        parts = re.findall(r"(.*?)\f(.*?)\n", said, re.DOTALL)
+        return [(json.loads(error), before) for before, error in parts]
+
+    def steps(self, *commands, **variables):
+        """Run scripts in one process, which must succeed: what each said."""
+        tried = self.try_steps(*commands, **variables)
+        assert [error for error, _ in tried] == [""] * len(commands)
+        return [said for _, said in tried]
 
     def mlflow_run(self, entry_point, *options, **parameters):
         """Run `mlflow run . -e entry_point --env-manager local`; `test_size=0.5` becomes `-P test-size=0.5`."""

@@ -1,4 +1,4 @@
-"""Every shell command that README.md shows is run here or by another test, or the reason why not is given."""
+"""Every shell command that the pages show is run here or by another test, or the reason why not is given."""
 
 import json
 import re
@@ -6,7 +6,6 @@ import shlex
 import sys
 
 import pytest
-from sklearn.datasets import load_breast_cancer
 from support import ROOT, succeed
 
 import servers
@@ -20,12 +19,6 @@ SHOWN = {
     if line.strip() and not line.startswith("#")
 }
 
-# These end by themselves.
-RUN = [
-    "mlflow run . -e hyperparameters-tuning -P n-trials=40 --experiment-name Cancer_Classification --env-manager local",
-    "mlflow run . -P dataset=mine.csv -P target=LABEL --env-manager local",
-    "mlflow models predict -m models:/CancerModel@champion -i in.csv -t csv -o out.json --env-manager local",
-]
 # These are servers: the address that answers when they are healthy.
 SERVE = {
     "make ui": "http://127.0.0.1:5000/health",
@@ -34,14 +27,22 @@ SERVE = {
     "make serve": "http://127.0.0.1:8000/health",
     "make mlserve": "http://127.0.0.1:8080/v2/models/cancer-model/ready",
 }
+# These go on from a server that is up.
+CLIENT = [
+    "mlflow artifacts download -u models:/CancerModel@champion/serving_input_example.json -d .",
+    "curl http://127.0.0.1:5001/invocations --json @serving_input_example.json",
+]
 TRACKING = "docker compose -f docker/tracking/docker-compose.yml up --build"
 PROJECT = "docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject"
+TUNING = "mlflow run . -e hyperparameters-tuning -P n-trials=40"
 ELSEWHERE = {
+    "mlflow run . -P dataset=mine.csv -P target=LABEL --env-manager local": "tests/test_steps.py, own_data",
+    f"{TUNING} --experiment-name Cancer_Classification --env-manager local": "tests/test_steps.py, test_which_experiment",
+    f"{TUNING} -P storage=postgresql://optuna@127.0.0.1/optuna": "tests/test_tuning.py, on a database of its own",
+    "mlflow models predict -m models:/CancerModel@champion -i in.csv -t csv -o out.json --env-manager local": "tests/test_models.py",
     "mlflow run . -e batch-scoring -P input=new.csv -P output=scores.csv --env-manager local": "tests/test_deployment.py",
     "mlflow run . -e drift-check -P input=new.csv --env-manager local": "tests/test_deployment.py",
     "make walkthrough": "the fixture `walkthrough`, by the command behind it",
-    "mlflow artifacts download -u models:/CancerModel@champion/serving_input_example.json -d .": "test_curl",
-    "curl http://127.0.0.1:5001/invocations --json @serving_input_example.json": "test_curl",
     PROJECT: "tests/test_docker.py",
     f"{PROJECT} hyperparameters-tuning -P n-trials=20": "tests/test_docker.py",
     "docker compose -f docker/mlserve/docker-compose.yml up --build": "tests/test_docker.py",
@@ -50,10 +51,7 @@ ELSEWHERE = {
     "export POSTGRES_PASSWORD=...": "tests/test_docker.py",
     TRACKING: "tests/test_docker.py",
     f"N_TRIALS=20 {TRACKING} --scale tuning-worker=4": "tests/test_docker.py, with two workers",
-    "mlflow run . -e hyperparameters-tuning -P n-trials=40 -P storage=postgresql://optuna@127.0.0.1/optuna": (
-        "tests/test_tuning.py, on a database and a server of its own"
-    ),
-}
+}  # fmt: skip
 IN_A_COPY = [  # test_environment and test_by_hand
     "source .venv/bin/activate",
     "python -m venv .venv && source .venv/bin/activate && pip install -r requirements.txt",
@@ -65,7 +63,7 @@ NOT_RUN = {
 
 
 def test_every_command_is_known():
-    assert {*RUN, *SERVE, *ELSEWHERE, *IN_A_COPY, *NOT_RUN} == SHOWN
+    assert {*SERVE, *CLIENT, *ELSEWHERE, *IN_A_COPY, *NOT_RUN} == SHOWN
 
 
 def words_of(command):
@@ -76,37 +74,15 @@ def words_of(command):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", RUN)
-def test_command(walkthrough, command):
-    bunch = load_breast_cancer(as_frame=True)
-    frame = bunch.frame.assign(LABEL=bunch.target_names[bunch.target]).drop(columns="target")
-    frame.to_csv(walkthrough.folder / "mine.csv", index=False)
-    frame.head(100).to_csv(walkthrough.folder / "in.csv", index=False)
-    result = walkthrough.run(*words_of(command))
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("command", "address"), SERVE.items(), ids=SERVE)
-def test_server(walkthrough, mlserver_environment, monkeypatch, command, address):
-    monkeypatch.chdir(walkthrough.folder)
-    monkeypatch.setenv("PATH", walkthrough.environment["PATH"])
-    with servers.server(words_of(command), address) as log:
+def test_server(walkthrough, mlserver_environment, command, address):
+    """The input example that lies beside the model is a request that `mlflow models serve` answers."""
+    with servers.server(words_of(command), address, walkthrough.folder, **walkthrough.environment) as log:
         assert "Traceback" not in log.read_text()
-
-
-@pytest.mark.slow
-def test_curl(walkthrough, monkeypatch):
-    """The input example that lies beside the model is a request that the server answers."""
-    monkeypatch.setenv("PATH", walkthrough.environment["PATH"])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{walkthrough.folder}/mlflow.db")
-    download, curl = [command for command in ELSEWHERE if command.startswith(("mlflow artifacts", "curl "))]
-    succeed(walkthrough.run(*download.split()))
-    port = servers.free_port()
-    command = f"mlflow models serve -m models:/CancerModel/1 --env-manager local --host 127.0.0.1 --port {port}"
-    with servers.server(command.split(), f"http://127.0.0.1:{port}/health"):
-        result = walkthrough.run(*curl.replace("5001", str(port)).split())
-    assert len(json.loads(result.stdout)["predictions"]) == 3
+        if ":5001" in address:
+            download, curl = CLIENT
+            succeed(walkthrough.run(*download.split()))
+            assert len(json.loads(walkthrough.run(*curl.split()).stdout)["predictions"]) == 3
 
 
 def test_environment(empty_project):
