@@ -25,6 +25,8 @@ import utils
 from notebook_tools.run import copy_project
 
 ROOT = config.PROJECT_DIR
+# The two pages of modeling.py.
+PAGE = "".join((ROOT / name).read_text() for name in ["README.md", "SERVING.md"])
 # What follows the name of the breast cancer data.
 EXPERIMENT = "Cancer_Classification"
 MODEL, BOOSTER_MODEL, CUSTOM_MODEL = "CancerModel", "CancerModelBooster", "CustomCancerModel"

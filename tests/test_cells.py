@@ -1,4 +1,4 @@
-"""The cells of README.md can be taken home: what is visible needs nothing that is hidden."""
+"""The cells of README.md and SERVING.md can be taken home: what is visible needs nothing that is hidden."""
 
 import builtins
 import dis
@@ -9,7 +9,7 @@ import sys
 import mlflow
 import nbformat
 import pytest
-from support import EXPERIMENT, MODEL, ROOT, Project, succeed
+from support import EXPERIMENT, MODEL, PAGE, ROOT, Project, succeed
 
 import config
 from notebook_tools import readme
@@ -80,7 +80,7 @@ def test_visible_cells_come_to_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     project = Project(tmp_path)
     further = [readme.without_hidden(cell.source) for cell in CODE if has(cell, "environments")]
-    page = [block for block in blocks((ROOT / "README.md").read_text()) if block[0] not in further]
+    page = [block for block in blocks(PAGE) if block[0] not in further]
     assert len(page) > 40
     # what these cells print is not shown on the page
     quiet = {readme.without_hidden(cell.source) for cell in CODE if has(cell, "remove-output") or has(cell, "volatile")}

@@ -13,7 +13,7 @@ from notebook_tools import readme
 
 SHOWN = {
     line.strip()
-    for page in readme.pages().values()
+    for page in [*readme.pages().values(), "SERVING.md"]
     for block in re.findall(r"^```bash\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
     for line in re.sub(r"\\\n\s*", "", block).splitlines()
     if line.strip() and not line.startswith("#")

@@ -105,11 +105,23 @@ def test_what_looks_wrong_in_a_scored_file(deployed):
     assert "odd.csv: all 40 rows got the same class" in one_class
 
 
+def test_where_the_scores_go(deployed, tmp_path):
+    """To where the user is, through a link, and with the mode of the file that was there."""
+    patients(40, 8).to_csv(tmp_path / "in.csv", index=False)
+    real = tmp_path / "real.csv"
+    real.touch(0o600)
+    (tmp_path / "out.csv").symlink_to(real)
+    command = f"mlflow run {deployed.folder} -e batch-scoring -P input=in.csv -P output=out.csv --env-manager local"
+    succeed(deployed.run(*command.split(), cwd=tmp_path, MLFLOW_TRACKING_URI=deployed.uri))
+    assert len(pd.read_csv(real)) == 40 and real.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "out.csv").is_symlink() and not (deployed.folder / "out.csv").exists()
+
+
 # A mistake, and the step with its options.
 WRONG = {
     "batch-scoring needs two paths": "batch_scoring",
-    "batch-scoring needs two paths: input": "batch_scoring --input ./scores.csv --output scores.csv",
-    "and output, another CSV file": "batch_scoring --input new.csv --output steps",
+    "scores.csv: the output must be another file": "batch_scoring --input ./scores.csv --output scores.csv",
+    "whose name ends in .csv": "batch_scoring --input new.csv --output scores.csv.gz",
     "none.csv: cannot be read: No such file": "batch_scoring --input none.csv --output scores.csv",
     "models:/None/1 cannot be used": "batch_scoring --input new.csv --output scores.csv --model-uri models:/None/1",
     "again.csv: has columns that the result will have: {'probability of ill'}": "batch_scoring --input again.csv --output scores.csv",
@@ -170,6 +182,8 @@ def test_drift(deployed):
         "shares.csv": (frame.assign(ward=np.where(frame.index % 20, "north", "south")), {"ward"}),
         "unseen.csv": (frame.assign(ward=frame.ward.mask(frame.index % 14 == 0, "attic")), {"ward"}),
         "missing.csv": (frame.assign(dose=frame.dose.mask(frame.index % 4 == 0)), {"dose"}),
+        # fewer than a Kolmogorov-Smirnov test would notice
+        "gaps.csv": (frame.head(100).assign(weight=frame.weight.mask(frame.index % 6 == 0)), {"weight"}),
         "empty.csv": (frame.assign(height=np.nan, unit=np.nan), {"height", "unit"}),
         "answers.csv": (frame[frame.outcome == "ill"].drop(columns="outcome"), {"weight", "ward"}),
     }
@@ -192,7 +206,7 @@ def test_drift(deployed):
         assert metrics[name]["answer_distance"] == pytest.approx(table.distance[answer])
     many, few = tables["many.csv"], tables["few.csv"]
     assert many.p_value["height"] < 0.001 and 0.05 < many.distance["height"] < 0.15
-    assert many.distance["unit"] == 0 and many.distance["ward"] < 0.05 and many.unseen_words["ward"] == 0
+    assert many.distance["unit"] == 0 and many.distance["ward"] < 0.05 and many.unseen_now["ward"] == 0
     assert few.distance.max() > 0.15 and few.p_value.min() > 0.01
     mlflow.set_tracking_uri(deployed.uri)
     train = utils.load_dataset(deployed.newest("data_preprocessing"), "train")
@@ -200,12 +214,32 @@ def test_drift(deployed):
     weights = stats.ks_2samp(train.weight, frame.weight * 1.2)
     assert tables["scale.csv"].distance["weight"] == pytest.approx(weights.statistic)
     assert tables["shares.csv"].distance["ward"] == pytest.approx(0.95 - (train.ward == "north").mean())
-    assert tables["unseen.csv"].unseen_words["ward"] == pytest.approx(36 / 500)
+    assert tables["unseen.csv"].unseen_now["ward"] == pytest.approx(36 / 500)
     assert metrics["unseen.csv"]["largest_share_of_unseen_words"] == pytest.approx(36 / 500)
     missing = tables["missing.csv"].loc["dose", ["missing_before", "missing_now"]].tolist()
     assert missing == pytest.approx([train.dose.isna().mean(), changed["missing.csv"][0].dose.isna().mean()])
     assert metrics["missing.csv"]["largest_change_of_missing"] == pytest.approx(missing[1] - missing[0])
     assert tables["answers.csv"].drift[answer]
+
+
+@pytest.mark.slow
+def test_random_halves_have_not_drifted(tmp_path):
+    """Also where many words are always new, and with a column of two values."""
+    random, project = np.random.default_rng(0), Project(tmp_path)
+    frame = pd.DataFrame({"size": random.normal(size=1200), "place": random.integers(500, size=1200)})
+    frame["place"] = "place " + frame["place"].astype(str)
+    frame["flag"] = random.random(1200) < 0.02
+    frame["target"] = np.where(frame["size"] + random.normal(size=1200) > 0, "yes", "no")
+    frame.head(600).to_csv(tmp_path / "train.csv", index=False)
+    project.steps(
+        "data_preprocessing --dataset train.csv --name Cancer", "hyperparameters_tuning --n-trials 1", "model_training"
+    )
+    for number in range(8):
+        frame.tail(600).sample(300, random_state=number).to_csv(tmp_path / f"half_{number}.csv", index=False)
+    project.steps(*(f"drift_check --model-uri models:/CancerModel/1 --input half_{number}.csv" for number in range(8)))
+    runs = project.runs("tags.step = 'drift_check'")
+    assert [run.data.tags["drift"] for run in runs] == ["no"] * 8
+    assert min(run.data.metrics["largest_share_of_unseen_words"] for run in runs) > 0.1
 
 
 def test_check_without_the_training_data(deployed):
@@ -215,4 +249,4 @@ def test_check_without_the_training_data(deployed):
     deployed.client.delete_tag(run.info.run_id, "data_run_id")
     ((said, _),) = deployed.try_steps("drift_check --input right.csv")
     deployed.client.set_tag(run.info.run_id, "data_run_id", run.data.tags["data_run_id"])
-    assert "was not trained here, so its data are not known" in said and "\n" not in said
+    assert "are not in this store: it was trained elsewhere, or their run was removed" in said and "\n" not in said

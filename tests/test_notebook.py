@@ -10,7 +10,7 @@ import pytest
 import xgboost as xgb
 from sklearn.datasets import load_breast_cancer
 from sklearn.model_selection import train_test_split
-from support import BOOSTER_MODEL, EXPERIMENT, MODEL, STEPS, passengers
+from support import BOOSTER_MODEL, EXPERIMENT, MODEL, PAGE, STEPS, passengers
 
 import config
 
@@ -209,8 +209,7 @@ def test_page_and_store_agree(walkthrough):
             *run.data.metrics.values(),
             *(float(run.data.params[name]) for name in RANGES if name in run.data.params),
         ]
-    page = (walkthrough.folder / "README.md").read_text()
-    shown = {float(number) for number in re.findall(r"(?<![\d.])\d\.\d{4}(?![\d.])", page)}
+    shown = {float(number) for number in re.findall(r"(?<![\d.])\d\.\d{4}(?![\d.])", PAGE)}
     assert shown <= {round(value, 4) for value in held}
     for name in ["tuned", "baseline", "Too_Simple"]:
         model = next(model for model in logged if model.name == name)

@@ -78,6 +78,7 @@ def register(frame, code=CODE, with_example=True, **options):
             name="tuned",
             python_model=str(code),
             artifacts={"classifier": info.model_uri},
+            model_config={"sha256": model_code.sha256(mlflow.artifacts.download_artifacts(info.model_uri))},
             registered_model_name=MODEL,
             signature=ModelSignature(Schema([ColSpec(AnyType(), name) for name in raw])),
             input_example=raw.head(3) if with_example else None,
@@ -208,6 +209,12 @@ def test_limits(server):
     assert server.post({"dataframe_records": [server.row]}, "text/plain").status_code == 422
 
 
+def test_only_those_who_ask_this_machine(server):
+    """A web page that gives this machine a name of its own gets no answer."""
+    for host, status in [("localhost", 200), ("127.0.0.1:80", 200), ("attacker.example", 400)]:
+        assert requests.get(f"{server.url}/health", headers={"Host": host}, timeout=5).status_code == status
+
+
 def test_openapi_document(server):
     """It names the columns and all answers."""
     document = requests.get(f"{server.url}/openapi.json", timeout=60).json()
@@ -295,8 +302,10 @@ def test_a_version_that_cannot_be_served(server, project, frame):
     refuses(register(frame, with_example=False), "was logged without an input example.")
     broken = register(frame)
     (file,) = project.model_folder(MODEL, broken).rglob("model.ubj")
-    file.write_text("no model")
-    refuses(broken, "cannot be used: ")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    file.write_bytes(content)
+    refuses(broken, "cannot be used: The classifier's file is damaged.")
     with mlflow.start_run(experiment_id="1"):
         classifier = xgb.XGBClassifier(n_estimators=1).fit([[1], [2]], [0, 1])
         info = mlflow.xgboost.log_model(classifier, name="old", registered_model_name=MODEL, pip_requirements=[])
@@ -316,9 +325,12 @@ def test_a_version_by_its_number_stays(server, project, frame):
         time.sleep(2)
         assert other.health() == {"model_uri": f"models:/{MODEL}/{number}", "version": number, "problem": None}
         check(other.ask(server.rows), number, server.rows)
-        process = process_of(other)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) == 0
+        process, address = process_of(other), ("127.0.0.1", int(other.url.rpartition(":")[2]))
+        with socket.create_connection(address) as client:  # half a request does not keep it alive
+            client.sendall(b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
         assert "Traceback" not in other.log.read_text()
 
 

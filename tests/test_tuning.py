@@ -197,6 +197,18 @@ def test_best_of_the_study_on_these_data_only(project):
     assert project.newest("model_training").data.tags["tuning_run_id"] == last
 
 
+def test_studies_of_others_are_refused(project, tmp_path):
+    """One that says nothing about itself, or looks for the largest value: its best trial is not ours."""
+    storage = utils.open_storage(str(tmp_path / "others.journal"))
+    silent = optuna.create_study(storage=storage, study_name="silent")
+    silent.add_trial(optuna.trial.create_trial(value=0.9))
+    optuna.create_study(storage=storage, study_name="upward", direction="maximize")
+    optuna.create_study(storage=storage, study_name="both", directions=["minimize", "minimize"])
+    options = f"hyperparameters_tuning --n-trials 3 --storage '{tmp_path}/others.journal' --study-name"
+    for line, _ in project.try_steps(*(f"{options} {name}" for name in ["silent", "upward", "both"])):
+        assert line.endswith("give another study-name.")
+
+
 def test_other_data_or_ranges_are_refused(project):
     """Under the name of a study, that is; without a name other data have a study of their own."""
     name = study(project.journal).study_name
