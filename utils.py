@@ -191,6 +191,7 @@ def load_model(model_uri):
     Raises:
         StepError: There is no such model, it cannot be loaded, or it is none that takes the table as it stands.
     """
+    open_store()
     try:
         path = mlflow.artifacts.download_artifacts(model_uri)  # once, for an alias may move
         info = mlflow.models.get_model_info(path)
