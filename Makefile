@@ -6,7 +6,7 @@ unexport PYTHONSAFEPATH
 # Compiled once at installation, so that no later start has to do it.
 export UV_COMPILE_BYTECODE := 1
 
-.PHONY: help walkthrough chapters ui tracking-server serve mlserve test test-nightly test-weekly test-fast benchmark tuning \
+.PHONY: help walkthrough chapters ui tracking-server serve mlserve test test-nightly test-fast benchmark tuning \
 	scripts pictures readme check-readme lint format constraints clean
 
 help: ## list the targets
@@ -54,17 +54,14 @@ mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion wi
 		MLSERVER_METRICS_PORT=$(MLSERVE_METRICS_PORT) OMP_NUM_THREADS=1 \
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
-test: .venv/tests ## check and run everything (a quarter to half an hour)
-	pytest -m "not nightly and not weekly" --numprocesses 2 --dist loadgroup
+test: .venv/tests ## check and run everything but the containers (about ten minutes)
+	pytest -m "not nightly" --numprocesses 2 --dist loadgroup
 
-test-nightly: .venv/tests ## what takes longer, and says little that `make test` does not (about twenty minutes)
-	pytest -m "nightly and not weekly" --numprocesses 2 --dist loadgroup
-
-test-weekly: .venv/tests ## random kills, other machines, long fuzzing, many rows (up to an hour)
-	pytest -m "weekly or hypothesis" --hypothesis-profile weekly --numprocesses 2 --dist loadgroup
+test-nightly: .venv/tests ## the containers, the chapters and what else takes long (about half an hour)
+	pytest -m nightly --numprocesses 2 --dist loadgroup
 
 test-fast: .venv/tests ## the tests that take no more than seconds
-	pytest -m "not slow and not nightly and not weekly"
+	pytest -m "not slow and not nightly"
 
 benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about ten minutes)
 	python -m benchmarks.benchmark

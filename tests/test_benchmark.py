@@ -88,7 +88,7 @@ def test_quick_run(empty_project, tmp_path_factory):
         assert row["ratio"]["lowest"] > 1
 
 
-@pytest.mark.weekly
+@pytest.mark.nightly
 def test_steps_on_more_rows(tmp_path, empty_project):
     """More rows than go into one request: each step works, and is in the results."""
     empty_project.run("git", "init", "--quiet")  # git tells which files belong to the project

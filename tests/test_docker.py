@@ -39,7 +39,12 @@ def ask(*command):
 DOCKER = shutil.which("docker") and ask("docker", "version")[0] == 0
 COMPOSE = ["docker", "compose"] if DOCKER and ask("docker", "compose", "version")[0] == 0 else ["docker-compose"]
 REASON = "Docker's daemon cannot be reached"
-needs_docker = [pytest.mark.slow, pytest.mark.docker, pytest.mark.skipif(not DOCKER, reason=REASON)]
+needs_docker = [
+    pytest.mark.slow,
+    pytest.mark.nightly,
+    pytest.mark.docker,
+    pytest.mark.skipif(not DOCKER, reason=REASON),
+]
 
 
 class Containers(Project):
