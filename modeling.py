@@ -1580,7 +1580,7 @@ is_class_1 = train.pop(info.metadata["target"]) == info.metadata["classes"][1]
 names = ["max_depth", "learning_rate", "subsample", "colsample_bytree"]
 params = {name: json.loads(training_run.data.params[name]) for name in names}
 params["n_estimators"] = int(training_run.data.params["num_boost_round"])
-same = xgb.XGBClassifier(random_state=config.SEED, **params)
+same = xgb.XGBClassifier(random_state=config.SEED, n_jobs=utils.threads(train), **params)
 folds = StratifiedKFold(config.N_FOLDS, shuffle=True, random_state=config.SEED)
 held_out = cross_val_predict(
     same, model.features(train), is_class_1, cv=folds, method="predict_proba"
