@@ -26,20 +26,19 @@ def open_store():
     Raises:
         StepError: It cannot. The line says why and what to do.
     """
-    uri = mlflow.get_tracking_uri()
-    try:
-        if uri.startswith(("http://", "https://")):
-            http_request(get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=5)
-        elif "://" in uri and not uri.startswith("file:"):
-            with sqlalchemy.create_engine(uri).connect() as connection:
-                if uri.startswith("sqlite:"):  # only who writes notices a full disk
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                    connection.exec_driver_sql("CREATE TABLE try_to_write (x)")
-                    connection.rollback()
-        mlflow.search_experiments(max_results=1)
-        mlflow.search_registered_models(max_results=1)
-    except (mlflow.MlflowException, OSError, ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
+    for uri in dict.fromkeys([mlflow.get_tracking_uri(), mlflow.get_registry_uri()]):
+        try:
+            if uri.startswith(("http://", "https://")):
+                http_request(get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=5)
+            elif "://" in uri and not uri.startswith("file:"):
+                with sqlalchemy.create_engine(uri).connect() as connection:
+                    if uri.startswith("sqlite:"):  # only who writes notices a full disk
+                        connection.exec_driver_sql("BEGIN IMMEDIATE")
+                        connection.exec_driver_sql("CREATE TABLE try_to_write (x)")
+                        connection.rollback()
+            mlflow.search_experiments(max_results=1)
+        except (mlflow.MlflowException, OSError, ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
+            raise StepError(f"{without_password(uri)}: the store cannot be used. {in_one_line(error)}") from None
 
 
 def in_one_line(error):

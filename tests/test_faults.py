@@ -12,9 +12,13 @@ import subprocess
 import time
 from functools import partial
 
+import alembic.command
 import mlflow
 import pytest
+import sqlalchemy
 from IPython.core.interactiveshell import InteractiveShell
+from mlflow.store.db.utils import _get_alembic_config, _get_latest_schema_revision
+from mlflow.store.tracking.dbmodels.initial_models import Base as InitialBase
 from support import EXPERIMENT, only_line, refusal, succeed, survivors, wait_until
 
 import cli
@@ -94,6 +98,27 @@ def test_store_in_an_empty_folder(folder):
     mlflow.set_tracking_uri(f"sqlite:///{folder}/runs/mlflow.db")
     utils.set_experiment()
     assert [path.relative_to(folder).as_posix() for path in folder.rglob("*.db")] == ["runs/mlflow.db"]
+
+
+def test_store_of_an_older_mlflow(folder):
+    """MLflow changes it without a word, as the page says: the older one cannot use it any more."""
+    engine = sqlalchemy.create_engine(f"sqlite:///{folder}/mlflow.db")
+    InitialBase.metadata.create_all(engine)
+    settings = _get_alembic_config(str(engine.url))
+    alembic.command.upgrade(settings, "bf29a5ff90ea")  # of 2025: tables are missing
+    utils.set_experiment()
+    with engine.connect() as connection:
+        (version,) = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).one()
+    assert version == _get_latest_schema_revision()
+
+
+def test_unreachable_registry(folder, store, monkeypatch):
+    """It is the registry that is named, and not the store that answers."""
+    shutil.copy(store, folder)
+    mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").restore_experiment("1")
+    port = servers.free_port()
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"http://me:secret@127.0.0.1:{port}")
+    assert said_of_store(folder, partial(utils.version_uri, "models:/A@b")).startswith(f"http://127.0.0.1:{port}: ")
 
 
 @pytest.mark.slow
