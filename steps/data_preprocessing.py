@@ -53,7 +53,8 @@ def as_word(value):
     return re.sub(r"^(-?\d+)\.0$", r"\1", text)
 
 
-kinds = {"f": "number", "b": "boolean", "M": "date"}  # by the letter of the pandas dtype
+# by the letter of the pandas dtype; `read_table` has made floats of whole numbers
+kinds = {"f": "number", "b": "boolean", "M": "date"}
 types = [
     {"name": name, "kind": kinds.get(train[name].dtype.kind, "words")}
     for name in train.columns.drop(target)

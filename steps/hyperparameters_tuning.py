@@ -164,7 +164,8 @@ def objective(trial):
         trial.set_user_attr("accuracy", 1 - best["test-error-mean"])
         trial.set_user_attr("auc", best["test-auc-mean"])
         trial.set_user_attr("num_boost_round", len(curves))
-        batch = [Metric(name, value, now, 0) for name, value in trial.user_attrs.items()]
+        batch = [Metric("accuracy", trial.user_attrs["accuracy"], now, 0)]
+        batch.append(Metric("num_boost_round", len(curves), now, 0))
         for name in ["auc", "logloss"]:
             curve = enumerate(curves[f"test-{name}-mean"], start=1)
             batch += [Metric(name, value, now, step) for step, value in curve]

@@ -30,7 +30,7 @@ SERVE = {
 # These go on from a server that is up.
 CLIENT = [
     "mlflow artifacts download -u models:/CancerModel@champion/serving_input_example.json -d .",
-    "curl http://127.0.0.1:5001/invocations --json @serving_input_example.json",
+    "curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d @serving_input_example.json",
 ]
 TRACKING = "docker compose -f docker/tracking/docker-compose.yml up --build"
 PROJECT = "docker compose -f mlproject_docker/docker-compose.yml run --rm --build mlproject"
@@ -82,7 +82,7 @@ def test_server(walkthrough, mlserver_environment, command, address):
         if ":5001" in address:
             download, curl = CLIENT
             succeed(walkthrough.run(*download.split()))
-            assert len(json.loads(walkthrough.run(*curl.split()).stdout)["predictions"]) == 3
+            assert len(json.loads(walkthrough.run(*shlex.split(curl)).stdout)["predictions"]) == 3
 
 
 def test_environment(empty_project):
