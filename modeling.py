@@ -328,9 +328,7 @@ logger.info(f"{about}, class 0 is {classes[0]!r}, class 1 is {classes[1]!r}")
 logger.info(f"{len(test)} test rows, {known} of them equal to one in the training data")
 
 # %% [markdown]
-# In the UI, open the run and choose one of its data sets:
-#
-# ![The training data of the run, opened: rows, digest, columns and their types](img/data_set.png)
+# ![In the UI, the run with one of its data sets opened: rows, digest, columns and their types](img/data_set.png)
 
 # %% [markdown]
 # ## Hyperparameter tuning
@@ -796,13 +794,12 @@ source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
 
 # %% [markdown]
 # If there is a champion already (the version in use, see *The gate*), it is judged beside the new one. Rows that a
-# model was trained on prove nothing: a row whose features equal those of a training row of either is left out. (A
-# champion that this code cannot load counts as none.)
+# model was trained on prove nothing: a row whose features equal those of a training row of either is left out.
 
 # %% tags=["data_evaluation", "remove-output"]
 trained_on = utils.load_dataset(data_run, "train")
 known = utils.known_rows(model.features(table), model.features(trained_on))
-champion, champion_info = utils.champion_version(model_name), None
+objections, champion, champion_info = [], utils.champion_version(model_name), None
 if champion and champion != version:
     try:
         champion_info, champion_model = utils.load_model(f"models:/{model_name}/{champion}")
@@ -812,6 +809,9 @@ if champion and champion != version:
         known |= utils.known_rows(champion_model.features(table), its_rows)
     except utils.EarlierVersion as error:
         logger.warning(f"{error} It counts as no champion.")
+    except StepError as error:
+        champion_info = None
+        objections.append(f"The champion, version {champion}, cannot be compared: {error}")
 rows = table[~known]
 
 # %% tags=["data_evaluation", "remove-input"]
@@ -1026,7 +1026,7 @@ def gate(result, loss, champion_loss):
     return objections
 
 
-objections = gate(result, loss, champion_loss)
+objections += gate(result, loss, champion_loss)
 
 # %% [markdown]
 # The verdict is a tag of the version, and the run of the evaluation says which version had the alias before and after.
@@ -1266,13 +1266,6 @@ with tempfile.TemporaryDirectory() as folder:
 # data](chapters/large_data.md), [How fast it is](chapters/performance.md), and [What happens when
 # …](chapters/failures.md), with many errors and what to do.
 #
-# ## How these pages are made
-#
-# `make readme` copies the project into an empty folder, runs the notebook there, and turns it into Markdown with
-# nbconvert; IDs and times are replaced. Commands in a terminal are not run with the page: tests run each of them,
-# except those that need conda, your repository's address or a Mac. A browser takes the pictures (`make pictures`). A
-# test compares page and notebook.
-#
 # ## What is where
 #
 # | | |
@@ -1286,6 +1279,11 @@ with tempfile.TemporaryDirectory() as folder:
 # | `MLproject`, `conda.yaml`, `requirements.txt`, `constraints.txt` | commands and environment |
 # | `mlproject_docker/`, `docker/` | images and compose files |
 # | `notebook_tools/`, `benchmarks/`, `tests/` | makes scripts, pages and pictures; measures; checks (`make test`) |
+#
+# `make readme` copies the project into an empty folder, runs the notebook there, and turns it into Markdown with
+# nbconvert; IDs and times are replaced. Commands in a terminal are not run with the page: tests run each of them,
+# except those that need conda, your repository's address or a Mac. A browser takes the pictures (`make pictures`). A
+# test compares page and notebook.
 #
 # All runs and models are in `mlflow.db` and `mlruns/`: remove both, and MLflow begins anew. `make clean` leaves them.
 

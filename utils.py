@@ -238,7 +238,7 @@ def check_alike(info, other):
     """
     columns = [{(column["name"], column["kind"]) for column in each.metadata["types"]} for each in (info, other)]
     if columns[0] != columns[1] or info.metadata["classes"] != other.metadata["classes"]:
-        raise StepError("The champion has other columns or classes: the two cannot be compared. Give the data a name.")
+        raise StepError("it has other columns or classes.")
 
 
 def champion_version(model_name):

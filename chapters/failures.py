@@ -33,14 +33,15 @@
 # | Two pipelines run in one store | Each trains on its own data and search. |
 # | A database or server does not answer | One line within 15 seconds. Start it, or correct the address. |
 # | The disk is full, the folder read-only | One line that says so. Make room, or the folder writable. |
+# | … while the first `mlflow.db` was made | Remove it, too: it is half a one. |
 # | `mlflow.db` is damaged | One line that says so. Put back a copy of it, or move it away. |
 # | `mlflow.db` is of an older MLflow | MLflow changes it without a word and locks the older one out: keep a copy. |
 # | … which had the same tables | One line, with `mlflow db upgrade …`. |
 # | There is an old file store in `mlruns/` | One line, with `mlflow migrate-filestore …`. |
 # | The experiment was deleted | *Restore it: mlflow experiments restore …* |
 # | The registered model was deleted | *Train: mlflow run . -e model-training --env-manager local* |
-# | The champion's files are gone | The evaluation ends in one line. Take the alias away or move it. |
-# | A model has other columns or classes than the champion | The evaluation ends in one line; the alias stays. |
+# | The champion's files are gone | The gate stays shut and names the version and the way out. |
+# | A model has other columns or classes than the champion | The alias stays; the message says how to move it. |
 # | An evaluation file holds training rows | They are left out; with fewer than 30 others the gate stays shut. |
 # | The champion was trained on rows of the new test set | Both models are compared on the other rows. |
 # | The champion is of an earlier version of this project | It counts as none, which is said: train again. |

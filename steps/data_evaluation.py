@@ -37,7 +37,7 @@ source = eval_dataset or f"runs:/{data_run.info.run_id}/datasets/test.csv"
 
 trained_on = utils.load_dataset(data_run, "train")
 known = utils.known_rows(model.features(table), model.features(trained_on))
-champion, champion_info = utils.champion_version(model_name), None
+objections, champion, champion_info = [], utils.champion_version(model_name), None
 if champion and champion != version:
     try:
         champion_info, champion_model = utils.load_model(f"models:/{model_name}/{champion}")
@@ -47,6 +47,9 @@ if champion and champion != version:
         known |= utils.known_rows(champion_model.features(table), its_rows)
     except utils.EarlierVersion as error:
         logger.warning(f"{error} It counts as no champion.")
+    except StepError as error:
+        champion_info = None
+        objections.append(f"The champion, version {champion}, cannot be compared: {error}")
 rows = table[~known]
 
 if rows[target].nunique() < 2:
@@ -152,7 +155,7 @@ def gate(result, loss, champion_loss):
     return objections
 
 
-objections = gate(result, loss, champion_loss)
+objections += gate(result, loss, champion_loss)
 
 client = mlflow.MlflowClient()
 if utils.champion_version(model_name) not in [champion, version]:

@@ -226,7 +226,7 @@ def test_drift(deployed):
 def test_random_halves_have_not_drifted(tmp_path):
     """Also where many words are always new, and with a column of two values."""
     random, project = np.random.default_rng(0), Project(tmp_path)
-    frame = pd.DataFrame({"size": random.normal(size=1200), "place": random.integers(500, size=1200)})
+    frame = pd.DataFrame({"size": random.normal(size=1200), "place": random.integers(250, size=1200)})
     frame["place"] = "place " + frame["place"].astype(str)
     frame["flag"] = random.random(1200) < 0.02
     frame["target"] = np.where(frame["size"] + random.normal(size=1200) > 0, "yes", "no")

@@ -158,7 +158,7 @@ def test_evaluation_and_champion(walkthrough):
             run.data.tags["data"],
             f"188 rows of its test set, digest {digests(evaluation)['test']}",
             f"log loss {metrics['log_loss']:.4f} (guessing {metrics['guessing_log_loss']:.4f})",
-            f"recall of malignant {metrics['recall_score']:.3f}, precision {metrics['precision_score']:.3f}",
+            f"recall of malignant {metrics['recall_score']:.3f}.",
             "Gate: passed",
         ]:
             assert said in card

