@@ -206,14 +206,8 @@ def problems(notebook, text, folder):
     found = [f"this line is not in it, or not in its place: {line}" for line in lost[:1]]
     shown = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
     found += [f"no cell has this line: {line}" for line in {*shown.splitlines()} - {*expected.splitlines()}]
-    prose = FENCE.sub("", text)
-    # the address of a section, as code hosts make it
-    headings = [re.sub(r"[^\w -]", "", heading.lower()) for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)]
-    anchors = {f"#{heading.replace(' ', '-')}" for heading in headings}
-    for target in re.findall(r"\]\(([^)]+)\)", prose) + re.findall(r'click \w+ "(#[^"]+)"', text):
-        if target.startswith("#") and target not in anchors:
-            found.append(f"there is no section {target}")
-        if not target.startswith(("#", "http")) and not (folder / target).exists():
+    for target in re.findall(r"\]\(([^)]+)\)", FENCE.sub("", text)):
+        if not target.startswith("http") and not (folder / target).exists():
             found.append(f"there is no file {target}")
     return found
 

@@ -11,12 +11,10 @@ import time
 
 import jupytext
 import mlflow
-from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import config
-import utils
 from notebook_tools.extract import ExtractError, check_pair, read_notebook, write_whole
 
 
@@ -54,7 +52,7 @@ def execute(notebook, folder, environments=False):
 
     Raises:
         CellExecutionError: A cell failed.
-        NoSuchKernel, OSError, RuntimeError: The kernel does not start, or has died.
+        NoSuchKernel, RuntimeError: The kernel does not start, or has died.
     """
     start = time.monotonic()
 
@@ -70,10 +68,6 @@ def execute(notebook, folder, environments=False):
         skip_cells_with_tag="" if environments else "environments",
         extra_arguments=["--IPKernelApp.log_level=ERROR"],  # the kernel warns about each local connection
     )
-    # nbclient's `execute` would do this too, and trip over a kernel that ends at once
-    client.create_kernel_manager()
-    client.start_new_kernel()
-    client.start_new_kernel_client()
     client.execute()
 
 
@@ -100,17 +94,10 @@ def run(source, environments=False):
         code = 0
     except CellExecutionError as error:
         print(f"error: a cell of {source.name} failed; its output is in {result.name}\n{error}", file=sys.stderr)
-    except (NoSuchKernel, OSError, RuntimeError) as error:
-        reason = f"the kernel of {source.name} does not start, or has died: {error}"
-        print(f"error: {reason}. To see the kernels: jupyter kernelspec list", file=sys.stderr)
     finally:
         if any(cell.get("execution_count") for cell in notebook.cells):
-            try:
-                write_whole(result, jupytext.writes(notebook, "ipynb"))
-                source.touch()  # Jupyter takes the inputs from the newer file of the pair
-            except OSError as error:
-                print(f"error: {result.name} is not kept. {utils.in_one_line(error)}", file=sys.stderr)
-                code = 1
+            write_whole(result, jupytext.writes(notebook, "ipynb"))
+            source.touch()  # Jupyter takes the inputs from the newer file of the pair
     return code
 
 

@@ -1,12 +1,10 @@
-"""Other machines and other people's habits: proxies, odd folders, taken ports, moved environments, broken kernels."""
+"""Other machines and other people's habits: proxies, odd folders, taken ports, moved environments."""
 
-import json
 import os
 import re
 import shutil
 import socket
 import subprocess
-import sys
 from urllib.parse import unquote
 
 import pytest
@@ -107,29 +105,3 @@ def test_python_versions_agree():
 def test_python_safe_path(empty_project):
     """With it set, Python does not look into the current folder."""
     succeed(empty_project.run(*MAKE, "check-readme", PYTHONSAFEPATH="1"))
-
-
-# --- Kernels that do not start, or die
-
-
-KERNELS = {"is not there": ["/no/such/python"], "ends at once": ["false"]}
-KERNELS["dies"] = [sys.executable, "-m", "ipykernel", "-f", "{connection_file}"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("argv", KERNELS.values(), ids=KERNELS)
-def test_broken_kernel(empty_project, argv):
-    """One line, and an older result stays, unless the notebook had begun."""
-    folder = empty_project.folder
-    (folder / "kernels" / "broken").mkdir(parents=True)
-    spec = {"argv": argv, "display_name": "broken", "language": "python"}
-    (folder / "kernels" / "broken" / "kernel.json").write_text(json.dumps(spec))
-    kernel = (
-        "# ---\n# jupyter:\n#   kernelspec:\n#     display_name: x\n#     language: python\n#     name: broken\n# ---"
-    )
-    (folder / "short.py").write_text(f"{kernel}\n\n# %%\nimport os; os.kill(os.getpid(), 9)\n")
-    (folder / "short.ipynb").write_text("{}")
-    os.utime(folder / "short.ipynb", (0, 0))
-    line = refusal(empty_project.run("python", "-m", "notebook_tools.run", "short.py", JUPYTER_PATH=str(folder)))
-    assert line.startswith("error: the kernel of short.py does not start, or has died: ")
-    assert "ipykernel" in argv or (folder / "short.ipynb").read_text() == "{}"
