@@ -26,14 +26,12 @@ WIDTH = 100  # of a line of code or output, in characters
 # What differs from run to run and means nothing to a reader, and what stands in its place.
 VARYING = [
     (r"(?m)^.*\d+%\|.*\|.*\n?", ""),  # progress bars
-    (r"\x1b\[[0-9;]*m", ""),  # colours
     (r"(Registered model|Successfully registered|Created version) .*'.*\n", ""),  # our own lines say which version
     (r"\[[\d:]+\] Task \[xgboost\.dask-\d+\]:\S+ got rank \d+\n*", ""),  # workers, in any order
     (r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", "<id>"),  # runs and models
     (r"\b\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d([.,]\d+)?", "<time>"),
     (r"(127\.0\.0\.1|localhost):\d{5}\b", r"\1:<port>"),
     (re.escape(tempfile.gettempdir()) + r"\Wtmp\w+", "/path/to/scratch"),
-    (r" at 0x[0-9a-f]+", ""),
     (r" of \S+: (?=.* training rows)", ": "),  # who ran it
     (r"\b\d+\.\d ms\b", "<n> ms"),
 ]

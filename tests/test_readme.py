@@ -67,7 +67,6 @@ def test_sanitise():
         ("3c20904f7c39482ea2113bb02de0b3a1 m-5a1a91f5921b4d93abe1a0623734e333", "<id> m-<id>"),
         ("'2026-11-24 06:41:28.123456' 2026/11/24 06:41:28 INFO x", "'<time>' <time> INFO x"),
         ("http://127.0.0.1:43021/ping, http://127.0.0.1:5000", "http://127.0.0.1:<port>/ping, http://127.0.0.1:5000"),
-        ("<object at 0x7f14ed848d90> \x1b[31mred\x1b[39m", "<object> red"),
         ("a\n 50%|█████     | 5/10 [00:03<00:03,  1.65it/s]\nb\n", "a\nb\n"),
         ("/scratch/project/mlruns/1, 188 row(s) in 3.0 ms", "/path/to/project/mlruns/1, 188 row(s) in <n> ms"),
         ("accuracy 0.9580, digest 4b7d0643, 381 rows", "accuracy 0.9580, digest 4b7d0643, 381 rows"),
