@@ -221,7 +221,7 @@ def data_run_of(info):
     try:
         return mlflow.get_run(mlflow.get_run(info.run_id).data.tags["data_run_id"])
     except (MlflowException, KeyError, TypeError):  # of no run, or of one of others
-        reason = f"The data of {info.model_uri} are not in this store: it was trained elsewhere, or their run was removed."
+        reason = f"The data of {info.model_uri} are not in this store: it was trained elsewhere, or the run is gone."
         raise StepError(f"{reason} Give a version that was, or serve this one with `mlflow models serve`.") from None
 
 

@@ -249,4 +249,4 @@ def test_check_without_the_training_data(deployed):
     deployed.client.delete_tag(run.info.run_id, "data_run_id")
     ((said, _),) = deployed.try_steps("drift_check --input right.csv")
     deployed.client.set_tag(run.info.run_id, "data_run_id", run.data.tags["data_run_id"])
-    assert "are not in this store: it was trained elsewhere, or their run was removed" in said and "\n" not in said
+    assert "are not in this store: it was trained elsewhere, or the run is gone" in said and "\n" not in said
