@@ -1453,7 +1453,8 @@ print(predictions[0])
 #
 # ```bash
 # mlflow artifacts download -u models:/CancerModel@champion/serving_input_example.json -d .
-# curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' -d @serving_input_example.json
+# curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \
+#     -d @serving_input_example.json
 # ```
 #
 # A caller's mistake, such as a column that is missing or a text in a column of numbers, is answered with status 400 and
