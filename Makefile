@@ -63,7 +63,7 @@ test-nightly: .venv/tests ## the containers, the chapters and what else takes lo
 test-fast: .venv/tests ## the tests that take no more than seconds
 	pytest -m "not slow and not nightly"
 
-benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about ten minutes)
+benchmark: .venv/installed ## measure how fast it is, on a quiet machine (about half an hour)
 	python -m benchmarks.benchmark
 	python -m benchmarks.rows
 

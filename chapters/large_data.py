@@ -59,10 +59,10 @@ table.round().astype(int)
 
 # %% [markdown]
 # Memory grows with the data and not faster, or not at all where a file is scored in parts. Where a part of the rows is
-# enough, the steps take a part: SHAP explains at most 2,000 rows, the flavours are compared on at most 1,000, and a
-# server gets its rows in requests of 1,000. Time goes where all rows must pass: through text when the CSV files are
-# written, and through XGBoost for each fold of each trial. With millions of rows, search on a sample of them or let
-# many workers share the trials.
+# enough, the steps take a part: SHAP explains at most 2,000 rows, the flavours are compared on at most 1,000, and so
+# many are sent to a server. Time goes where all rows must pass: through text when the CSV files are written, and
+# through XGBoost for each fold of each trial. The one trial of this table trains ten models of up to 1,000 rounds. With
+# so many rows, search on a sample of them, with fewer folds, or let many workers share the trials.
 #
 # ## On a cluster
 #
