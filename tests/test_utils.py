@@ -8,6 +8,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from loguru import logger
 
 import cli
 import config
@@ -139,9 +140,13 @@ NAMES = {
 
 @pytest.mark.parametrize(("given", "path"), NAMES)
 def test_name_of_data(client, tmp_path, given, path):
-    """The one that is given, else that of the file. It can have models and a champion."""
+    """The one that is given, else that of the file, which is said. It can have models and a champion."""
+    said = []
+    sink = logger.add(said.append, format="{message}")
     name = utils.data_name(given, path)
+    logger.remove(sink)
     assert name == NAMES[given, path]
+    assert [f"the data are called {name}, " in line for line in said] == [True] * bool(path and not given)
     for model in [f"{name}Model", f"Custom{name}Model"]:
         client.create_registered_model(model)
         assert utils.champion_version(model) is None
