@@ -36,6 +36,11 @@ def test_values_are_converted_and_in_the_order_of_the_names(parameters):
     assert parameters(words) == ["2", 0.1, "a.csv", None, "1"]
 
 
+def test_one_value_alone_is_no_list(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script", "--training-run-id", "abc"])
+    assert cli.arguments("flavour-comparison", "training-run-id") == "abc"
+
+
 def test_empty_path_of_mlflow_run(parameters, tmp_path):
     """For an empty path `mlflow run` makes an empty folder param_N; what is in one is somebody's."""
     empty = tmp_path / "param_1"
