@@ -54,7 +54,7 @@ mlserve: .venv/installed docker/mlserve/.venv/installed ## serve the champion wi
 		MLSERVER_METRICS_PORT=$(MLSERVE_METRICS_PORT) OMP_NUM_THREADS=1 \
 		docker/mlserve/.venv/bin/mlserver start docker/mlserve
 
-test: .venv/tests ## check and run everything but the containers (about ten minutes)
+test: .venv/tests ## check and run everything but what is nightly (about ten minutes)
 	pytest -m "not nightly" --numprocesses 2 --dist loadgroup
 
 test-nightly: .venv/tests ## the containers, the chapters and what else takes long (about half an hour)

@@ -35,7 +35,6 @@ VARYING = [
     (r" of \S+: (?=.* training rows)", ": "),  # who ran it
     (r"\b\d+\.\d ms\b", "<n> ms"),
 ]
-VOLATILE = re.compile(r"<!-- volatile.*?<!-- /volatile -->", re.DOTALL)
 NEXT_PAGE = re.compile(r"^<!-- page: (\S+) -->$", re.MULTILINE)  # in a notebook: another page begins
 FENCE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
 FENCE_OR_GAP = re.compile(rf"{FENCE.pattern}|\n{{3,}}", FENCE.flags)

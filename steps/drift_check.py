@@ -54,8 +54,7 @@ def compare(before, after, are_words):
     if len(counts) > 2 and not are_words:
         result = stats.ks_2samp(before, after, method="asymp")
         return result.statistic, result.pvalue
-    expected = np.outer(counts.sum(axis=1), counts.sum() / counts.to_numpy().sum())
-    rare = (expected < 5).any(axis=1)
+    rare = (stats.contingency.expected_freq(counts) < 5).any(axis=1)
     counts = pd.concat([counts[~rare], counts[rare].sum().to_frame().T])
     counts = counts[counts.sum(axis=1) > 0]
     test = stats.fisher_exact if counts.shape == (2, 2) else stats.chi2_contingency

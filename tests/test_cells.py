@@ -63,7 +63,7 @@ def test_visible_cells_stand_alone():
 
 def blocks(page):
     """The Python blocks of a page, each with the texts and tables that follow it before the next one."""
-    page = readme.VOLATILE.sub("", page)
+    page = re.sub(r"<!-- volatile.*?<!-- /volatile -->", "", page, flags=re.DOTALL)
     found = []
     for part in re.split(r"^```python\n", page, flags=re.MULTILINE)[1:]:
         source, rest = part.split("\n```\n", 1)
